@@ -1,0 +1,212 @@
+"""Where the server's records live: the contract. Every implementation passes `tests/catalog/contract.py`.
+
+A method that changes something returns when the change would survive a power cut, and changes all or nothing.
+A full disk raises `errors.StorageFull`, a broken database `errors.StateError`; nothing is half recorded.
+Every method blocks and may be called from any thread. Times are wall-clock seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from chunkyd.files import Fingerprint
+from chunkyd.protocol.paths import Target
+from chunkyd.protocol.ranges import Range
+
+
+class SessionState(StrEnum):
+    """Where a session stands. `dead` answers digest-mismatch; `expired` is a tombstone and answers 410."""
+
+    RECEIVING = "receiving"
+    COPYING = "copying"  # the user's own kept version is being copied and checked; falls back to receiving
+    PUBLISHING = "publishing"  # the partial is synced and about to be renamed; `inode` says which it is
+    COMPLETE = "complete"
+    DEAD = "dead"
+    EXPIRED = "expired"
+
+
+class SessionRecord(msgspec.Struct, frozen=True):
+    """One session. `sequence` grows with every session: of two on one path the greater wins."""
+
+    session_id: str
+    sequence: int  # given by add_session; 0 before
+    user: str
+    file_hash: str
+    total_bytes: int
+    target: bytes  # the path it is published under
+    state: SessionState
+    created: float
+    expires_at: float
+    modified_ns: int | None = None
+    mode: int | None = None
+    reserved: bool = False  # the file system has set the space aside
+    idempotency: bytes | None = None  # digest of user, key and body
+    inode: int | None = None  # of the partial, from PUBLISHING on
+    copy_of: bytes | None = None  # COPYING: the path of the kept version
+
+
+class StoredRange(msgspec.Struct, frozen=True):
+    """Bytes that were synced, to be recorded; `expires_at` is the session's renewed deadline."""
+
+    session_id: str
+    start: int
+    stop: int
+    expires_at: float
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A published file: which version it is, and the fingerprint it had when that was checked."""
+
+    user: str
+    path: bytes
+    file_hash: str
+    size: int
+    fingerprint: Fingerprint
+    sequence: int  # of the session that published it
+    published_at: float
+
+
+class TokenRecord(msgspec.Struct, frozen=True):
+    """A token as it is kept: `token_id` (short, public) names it, only its SHA-256 is stored."""
+
+    token_id: str
+    user: str
+    digest: bytes
+    created: float
+    note: str = ""
+
+
+class SessionCatalog(Protocol):
+    """Sessions and their stored ranges."""
+
+    def add_session(self, record: SessionRecord) -> SessionRecord:
+        """Record a new session; returned with its `sequence`.
+
+        Where a session with the same `idempotency` exists (not expired), that one is returned and nothing added.
+        """
+        ...
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        """The session, tombstones too."""
+        ...
+
+    def sessions(self, *, user: str | None = None, tombstones: bool = False) -> Iterator[SessionRecord]:
+        """All sessions in order of `sequence`, streamed."""
+        ...
+
+    def stored(self, session_id: str) -> list[Range]:
+        """The recorded ranges: ascending, merged."""
+        ...
+
+    def record_stored(self, batch: Iterable[StoredRange]) -> None:
+        """One durable transaction for all of them: merge the ranges, renew the deadlines. Unknown sessions: skipped."""
+        ...
+
+    def move(
+        self, session_id: str, before: Iterable[SessionState], after: SessionState, *, inode: int | None = None
+    ) -> bool:
+        """Compare and set; False where the state is none of `before`. DEAD forgets the stored ranges."""
+        ...
+
+    def complete(self, session_id: str, file: FileRecord | None) -> bool:
+        """PUBLISHING, COPYING or RECEIVING → COMPLETE and, in the same transaction, put `file` (see `put_file`).
+
+        `file` is None where a later session already owns the path. The stored ranges are forgotten.
+        """
+        ...
+
+    def end(self, session_id: str) -> None:
+        """Delete every trace of the session; the file's record stays."""
+        ...
+
+    def expire(self, session_id: str, tombstone_until: float) -> None:
+        """Turn the session into a tombstone: state EXPIRED, ranges forgotten, `expires_at` = when it is purged."""
+        ...
+
+    def due(self, now: float, limit: int) -> list[SessionRecord]:
+        """Up to `limit` sessions whose `expires_at` has passed, tombstones too, by an index."""
+        ...
+
+    def shift_deadlines(self, seconds: float) -> None:
+        """Add to every deadline: the wall clock was stepped by so much."""
+        ...
+
+
+class FileCatalog(Protocol):
+    """Published files."""
+
+    def file(self, target: Target) -> FileRecord | None:
+        """What was published at this path."""
+        ...
+
+    def versions(self, user: str, file_hash: str, size: int, limit: int = 8) -> list[FileRecord]:
+        """Where this user has this version, newest first, by an index."""
+        ...
+
+    def put_file(self, file: FileRecord) -> None:
+        """Record it; records in its way are removed: at the path itself, below it, and at any parent of it."""
+        ...
+
+    def remove_file(self, target: Target) -> None:
+        """Forget it; gone already is fine."""
+        ...
+
+    def newest_sequence_in_the_way(self, target: Target) -> int:
+        """The greatest `sequence` of records at the path, at a parent of it, or below it; 0 where there is none."""
+        ...
+
+    def files(self, user: str | None = None) -> Iterator[FileRecord]:
+        """Every record, by user and path, streamed."""
+        ...
+
+    def usage(self, user: str) -> int:
+        """Bytes of the user's published files plus `total_bytes` of the user's sessions that are not complete."""
+        ...
+
+
+class UserCatalog(Protocol):
+    """Users and tokens."""
+
+    def add_user(self, name: str, created: float) -> bool:
+        """False where the name is taken."""
+        ...
+
+    def remove_user(self, name: str) -> bool:
+        """Forget the user and all tokens; files and sessions stay. False where there is none."""
+        ...
+
+    def users(self) -> list[str]:
+        """By name."""
+        ...
+
+    def add_token(self, token: TokenRecord) -> None:
+        """Raises LookupError where the user does not exist."""
+        ...
+
+    def revoke_token(self, token_id: str) -> bool:
+        """False where there is none."""
+        ...
+
+    def tokens(self, user: str | None = None) -> list[TokenRecord]:
+        """Oldest first."""
+        ...
+
+    def token_user(self, digest: bytes) -> str | None:
+        """Whose token has this SHA-256."""
+        ...
+
+
+class Catalog(SessionCatalog, FileCatalog, UserCatalog, Protocol):
+    """All records of one server, in one place."""
+
+    def probe(self) -> None:
+        """Raise StorageFull or StateError where nothing can be recorded now (readiness)."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held."""
+        ...

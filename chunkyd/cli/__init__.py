@@ -1,0 +1,1 @@
+"""The programs: parse, one call, print."""

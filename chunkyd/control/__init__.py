@@ -1,0 +1,1 @@
+"""The Unix socket through which chunkyctl speaks to the daemon."""

@@ -1,0 +1,1 @@
+"""Composition: watched folders into jobs, jobs into uploads."""

@@ -1,0 +1,98 @@
+"""Files as both ends need them: durable writes, folders made durable, fingerprints of versions.
+
+Paths are bytes or str as `os` takes them; a name that is not UTF-8 is as good as any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+
+import msgspec
+
+from chunkyd.errors import StorageFull
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """What tells one version of a file from another without reading it.
+
+    `device` counts only within one run of the system: device numbers change over reboots (btrfs, NFS, LVM, loop).
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def same_version(self, other: Fingerprint, *, stable_inodes: bool = True) -> bool:
+        """Whether both stand for the same bytes; without stable inodes (vfat, exfat, FUSE) size and mtime decide."""
+        if (self.size, self.mtime_ns) != (other.size, other.mtime_ns):
+            return False
+        return not stable_inodes or (self.inode, self.ctime_ns) == (other.inode, other.ctime_ns)
+
+
+def fingerprint(status: os.stat_result) -> Fingerprint:
+    """The fingerprint of what `os.stat`, `os.lstat` or `os.fstat` returned."""
+    return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def is_regular(status: os.stat_result) -> bool:
+    """Only regular files are sent: a FIFO would block the reader, a device never ends."""
+    return stat.S_ISREG(status.st_mode)
+
+
+@contextlib.contextmanager
+def disk_full_is_storage_full(what: str) -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT into StorageFull; `what` says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise StorageFull(f"{what}: {os.strerror(error.errno or 0)}") from error
+        raise
+
+
+def fsync_directory(path: str | bytes) -> None:
+    """Make creations, renames and removals in this folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_durable_folder(path: str, mode: int = 0o700) -> None:
+    """Create a folder and its missing parents; each new entry is synced into its parent before the next is made."""
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_durable_folder(parent, 0o755)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    fsync_directory(parent)
+
+
+def atomic_write(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Replace a small file in one durable step: temporary, fsync, rename, fsync of the folder."""
+    folder = os.path.dirname(path) or "."
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".chunkyd-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    fsync_directory(folder)

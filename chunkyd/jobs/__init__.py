@@ -1,0 +1,1 @@
+"""A durable job for each settled change."""

@@ -1,0 +1,1 @@
+"""The other end: sessions, chunks, verification, publication."""

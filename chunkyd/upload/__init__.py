@@ -1,0 +1,1 @@
+"""The client library: one file to one server, resumable and verified."""

@@ -1,0 +1,1 @@
+"""A file changes: from events and scans to settled changes."""
