@@ -1,0 +1,46 @@
+"""Settings: YAML and environment → frozen structs. Imports nobody but errors, and no plug-in.
+
+units       sizes, durations, rates as people write them
+timetable   the bandwidth of each time of the week
+shapes      the structs everybody else sees
+document    YAML with file and line of every value, the environment over it
+reader      typed reading; unknown keys are errors
+places      which file, which folders
+daemon, server   the loaders
+render      back to YAML, for check-config
+"""
+
+from chunkyd.settings.daemon import is_loopback as is_loopback
+from chunkyd.settings.daemon import load_daemon as load_daemon
+from chunkyd.settings.daemon import read_token as read_token
+from chunkyd.settings.places import default_data_dir as default_data_dir
+from chunkyd.settings.places import default_socket as default_socket
+from chunkyd.settings.places import default_state_dir as default_state_dir
+from chunkyd.settings.places import find_config as find_config
+from chunkyd.settings.render import render as render
+from chunkyd.settings.server import load_server as load_server
+from chunkyd.settings.shapes import Control as Control
+from chunkyd.settings.shapes import DaemonSettings as DaemonSettings
+from chunkyd.settings.shapes import Delete as Delete
+from chunkyd.settings.shapes import Folder as Folder
+from chunkyd.settings.shapes import Keep as Keep
+from chunkyd.settings.shapes import Limits as Limits
+from chunkyd.settings.shapes import Log as Log
+from chunkyd.settings.shapes import Move as Move
+from chunkyd.settings.shapes import Remote as Remote
+from chunkyd.settings.shapes import Retry as Retry
+from chunkyd.settings.shapes import ServerSettings as ServerSettings
+from chunkyd.settings.shapes import Tls as Tls
+from chunkyd.settings.shapes import Uploads as Uploads
+from chunkyd.settings.shapes import changed_needing_restart as changed_needing_restart
+from chunkyd.settings.timetable import PAUSE as PAUSE
+from chunkyd.settings.timetable import Pause as Pause
+from chunkyd.settings.timetable import Timetable as Timetable
+from chunkyd.settings.timetable import format_timetable as format_timetable
+from chunkyd.settings.timetable import parse_timetable as parse_timetable
+from chunkyd.settings.units import format_duration as format_duration
+from chunkyd.settings.units import format_rate as format_rate
+from chunkyd.settings.units import format_size as format_size
+from chunkyd.settings.units import parse_duration as parse_duration
+from chunkyd.settings.units import parse_rate as parse_rate
+from chunkyd.settings.units import parse_size as parse_size
