@@ -1,0 +1,224 @@
+"""What is done to a source after it has arrived: keep, delete or move, and only ever to the very bytes that were sent.
+
+The order, and why it cannot touch what was not sent:
+1. Open the source; its fingerprint is the one that was sent. Take a read lease: the kernel refuses it while anyone has
+   the file open for writing, and takes it away when someone opens it so later.
+2. Rename it to a hidden name beside it, made of the job's number, never replacing. From here on a new file under the
+   old name is a new file and none of ours.
+3. Compare again: the hidden name is the open descriptor's inode, size and mtime are those that were sent (the rename
+   itself changes ctime), nobody writes. Only then unlink or move; else rename back without replacing.
+A crash after any step leaves the source, or the hidden name, or neither; the job is still `finishing`, and doing the
+whole again ends or undoes what was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from enum import StrEnum
+
+from chunkyd.daemon.rename import rename_without_replacing
+from chunkyd.daemon.writers import open_for_writing
+from chunkyd.errors import SourceError
+from chunkyd.files import Fingerprint, fingerprint, fsync_directory, make_durable_folder
+from chunkyd.settings import Delete, Keep, Move
+
+HIDDEN_PREFIX = b".chunkyd-sent-"
+MOVING_PREFIX = b".chunkyd-moving-"
+_LONGEST_NAME = 255
+_COPY_BYTES = 1 << 20
+
+
+class Outcome(StrEnum):
+    """What became of the source."""
+
+    KEPT = "kept"
+    DELETED = "deleted"
+    MOVED = "moved"
+    LEFT = "left"  # it is no longer what was sent, or is being written: the next version's job will see to it
+    GONE = "gone"
+
+
+def after_upload(
+    source: bytes,
+    below: bytes,
+    job_id: int,
+    sent: Fingerprint,
+    policy: Keep | Delete | Move,
+    *,
+    stable_inodes: bool = True,
+) -> Outcome:
+    """Do what `policy` says to `source`, whose path below its root is `below`; safe to do again after a crash.
+
+    Raises SourceError where it cannot be done (permission, a full disk); the source is then where it was.
+    """
+    hidden = os.path.join(os.path.dirname(source), HIDDEN_PREFIX + b"%d" % job_id)
+    left_behind = os.path.lexists(hidden)
+    if isinstance(policy, Keep) and not left_behind:
+        return Outcome.KEPT
+    try:
+        with _opened(hidden if left_behind else source) as descriptor:
+            if not left_behind:
+                now = fingerprint(os.fstat(descriptor))
+                if not sent.same_version(now, stable_inodes=stable_inodes) or _being_written(descriptor):
+                    return Outcome.LEFT
+                rename_without_replacing(source, hidden)
+            return _carry_out(descriptor, source, hidden, below, sent, policy)
+    except FileNotFoundError:
+        return Outcome.GONE
+    except OSError as error:
+        raise SourceError(
+            f"it has arrived, but could not be {_verb(policy)}: {error.strerror}",
+            mend="nothing is lost; mend that and run `chunkyctl retry`",
+        ) from error
+
+
+def _verb(policy: Keep | Delete | Move) -> str:
+    return "moved" if isinstance(policy, Move) else "deleted" if isinstance(policy, Delete) else "put back"
+
+
+def _carry_out(
+    descriptor: int,
+    source: bytes,
+    hidden: bytes,
+    below: bytes,
+    sent: Fingerprint,
+    policy: Keep | Delete | Move,
+) -> Outcome:
+    # Another file may have been put under the source's name just before the rename: what is hidden now decides.
+    if not _is_what_was_sent(descriptor, hidden, sent) or isinstance(policy, Keep):
+        _put_back(hidden, source)
+        return Outcome.KEPT if isinstance(policy, Keep) else Outcome.LEFT
+    try:
+        if isinstance(policy, Move):
+            return _move(descriptor, hidden, os.path.join(os.fsencode(policy.folder), below), sent)
+        os.unlink(hidden)
+        fsync_directory(os.path.dirname(hidden))
+        return Outcome.DELETED
+    except OSError:
+        _put_back(hidden, source)
+        raise
+
+
+@contextlib.contextmanager
+def _opened(path: bytes) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield descriptor  # closing it gives the lease up
+    finally:
+        os.close(descriptor)
+
+
+def _being_written(descriptor: int) -> bool:
+    """Whether someone has it open for writing; takes the lease that tells of later ones, where the kernel gives one."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return True
+        status = os.fstat(descriptor)  # no lease here (network file system, not the owner): look for writers
+        return open_for_writing((status.st_dev, status.st_ino))
+    return False
+
+
+def _is_what_was_sent(descriptor: int, hidden: bytes, sent: Fingerprint) -> bool:
+    status = os.fstat(descriptor)
+    named = os.lstat(hidden)
+    same_file = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+    same_bytes = (status.st_size, status.st_mtime_ns) == (sent.size, sent.mtime_ns)
+    return same_file and same_bytes and not _being_written(descriptor)
+
+
+def _put_back(hidden: bytes, source: bytes) -> None:
+    """Give the source its name again; where a newer file has it by now, a visible name beside it: nothing is lost."""
+    try:
+        rename_without_replacing(hidden, source)
+    except FileExistsError:
+        folder, name = os.path.split(source)
+        number = hidden.rsplit(b"-", 1)[1]
+        tail = b".chunkyd-kept-" + number
+        rename_without_replacing(hidden, os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail))
+    fsync_directory(os.path.dirname(source))
+
+
+def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> Outcome:
+    folder = os.path.dirname(target)
+    make_durable_folder(os.fsdecode(folder), 0o755)
+    try:
+        _take_free_name(hidden, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if not _copy_over(descriptor, hidden, target, sent):
+            raise OSError(errno.EBUSY, "it was written to while it was copied") from error
+    # The new name first, then the old one's absence: a power cut in between leaves two names, never none.
+    fsync_directory(folder)
+    fsync_directory(os.path.dirname(hidden))
+    return Outcome.MOVED
+
+
+def _take_free_name(path: bytes, target: bytes) -> None:
+    for candidate in _names(target):
+        try:
+            rename_without_replacing(path, candidate)
+            return
+        except FileExistsError:
+            continue
+
+
+def _names(target: bytes) -> Iterator[bytes]:
+    """The target, then `name.~1~`, `name.~2~`, …, cut to fit: moving never overwrites."""
+    yield target
+    folder, name = os.path.split(target)
+    for number in range(1, 1_000_000):
+        tail = b".~%d~" % number
+        yield os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail)
+    raise FileExistsError(errno.EEXIST, "every numbered name is taken", os.fsdecode(target))
+
+
+def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> bool:
+    """Move to another file system: copy, sync, name, sync, and only then remove; False where it changed meanwhile."""
+    moving = os.path.join(os.path.dirname(target), MOVING_PREFIX + hidden.rsplit(b"-", 1)[1])
+    try:
+        copied = _copy(descriptor, moving)
+        if copied != sent.size or not _is_what_was_sent(descriptor, hidden, sent):
+            return False
+        if not _same_content(moving, target):  # else a crash came between naming the copy and removing the source
+            _take_free_name(moving, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(moving)
+    fsync_directory(os.path.dirname(target))
+    os.unlink(hidden)
+    return True
+
+
+def _copy(descriptor: int, target: bytes) -> int:
+    """Bytes, attributes, sync; the number of bytes."""
+    with open(target, "wb") as copy:
+        offset = 0
+        while block := os.pread(descriptor, _COPY_BYTES, offset):
+            copy.write(block)
+            offset += len(block)
+        copy.flush()
+        shutil.copystat(descriptor, copy.fileno())
+        os.fsync(copy.fileno())
+    return offset
+
+
+def _same_content(one: bytes, other: bytes) -> bool:
+    try:
+        a, b = os.lstat(one), os.lstat(other)
+        if (a.st_size, a.st_mtime_ns, a.st_mode) != (b.st_size, b.st_mtime_ns, b.st_mode):
+            return False
+        with open(one, "rb") as left, open(other, "rb") as right:
+            while block := left.read(_COPY_BYTES):
+                if block != right.read(_COPY_BYTES):
+                    return False
+        return True
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,172 @@
+"""What is done to a source after its upload never touches what was not sent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chunkyd.daemon.after import HIDDEN_PREFIX, Outcome, after_upload
+from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.settings import Delete, Keep, Move
+
+
+@pytest.fixture(autouse=True)
+def _broken_leases_do_not_kill() -> Iterator[None]:
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGIO, before)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file that was sent."""
+    path = tmp_path / "root" / "sub" / "film.mov"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"sent bytes")
+    return path
+
+
+def sent(path: Path) -> Fingerprint:
+    """Its fingerprint."""
+    return fingerprint(os.stat(path))
+
+
+def finish(path: Path, policy: Keep | Delete | Move, was: Fingerprint | None = None) -> Outcome:
+    """As the daemon does it, for job 7."""
+    return after_upload(os.fsencode(path), b"sub/" + os.fsencode(path.name), 7, was or sent(path), policy)
+
+
+def test_keep_leaves_it(source: Path) -> None:
+    """`keep` does nothing."""
+    assert finish(source, Keep()) is Outcome.KEPT
+    assert source.read_bytes() == b"sent bytes"
+
+
+def test_delete_removes_what_was_sent(source: Path) -> None:
+    """`delete` removes the file and leaves no hidden name."""
+    assert finish(source, Delete()) is Outcome.DELETED
+    assert list(source.parent.iterdir()) == []
+
+
+def test_move_keeps_the_path_below_the_root(source: Path, tmp_path: Path) -> None:
+    """`move` puts it below the target with its path, bytes and time."""
+    was = sent(source)
+    target = tmp_path / "sent"
+    assert finish(source, Move(str(target))) is Outcome.MOVED
+    assert (target / "sub" / "film.mov").read_bytes() == b"sent bytes"
+    assert (target / "sub" / "film.mov").stat().st_mtime_ns == was.mtime_ns
+    assert not source.exists()
+
+
+def test_move_never_overwrites(source: Path, tmp_path: Path) -> None:
+    """A file of that name at the target stays; the moved one gets a number."""
+    target = tmp_path / "sent" / "sub"
+    target.mkdir(parents=True)
+    (target / "film.mov").write_bytes(b"older")
+    assert finish(source, Move(str(tmp_path / "sent"))) is Outcome.MOVED
+    assert (target / "film.mov").read_bytes() == b"older"
+    assert (target / "film.mov.~1~").read_bytes() == b"sent bytes"
+
+
+@pytest.mark.parametrize("policy", ["delete", "move"])
+def test_an_edited_file_is_left(source: Path, tmp_path: Path, policy: str) -> None:
+    """Edited after it was sent: nothing is removed, whatever the policy."""
+    was = sent(source)
+    source.write_bytes(b"newer bytes, not sent")
+    assert finish(source, Delete() if policy == "delete" else Move(str(tmp_path / "sent")), was) is Outcome.LEFT
+    assert source.read_bytes() == b"newer bytes, not sent"
+
+
+def test_a_file_open_for_writing_is_left(source: Path) -> None:
+    """A writer that has not written yet is enough to leave the file alone."""
+    with source.open("r+b"):
+        assert finish(source, Delete()) is Outcome.LEFT
+    assert source.exists()
+
+
+def test_gone_is_gone(source: Path) -> None:
+    """A source that is not there any more needs nothing."""
+    was = sent(source)
+    source.unlink()
+    assert finish(source, Delete(), was) is Outcome.GONE
+
+
+def hide(source: Path) -> Path:
+    """What a crash after the rename leaves behind."""
+    hidden = source.parent / os.fsdecode(HIDDEN_PREFIX + b"7")
+    os.rename(source, hidden)
+    return hidden
+
+
+def test_a_crash_after_hiding_is_finished(source: Path) -> None:
+    """The next try removes the hidden file of the same job."""
+    was = sent(source)
+    hidden = hide(source)
+    assert finish(source, Delete(), was) is Outcome.DELETED
+    assert not hidden.exists()
+
+
+def test_a_crash_after_hiding_is_undone_where_the_policy_changed(source: Path) -> None:
+    """With `keep` in force by now the source gets its name back."""
+    was = sent(source)
+    hide(source)
+    assert finish(source, Keep(), was) is Outcome.KEPT
+    assert source.read_bytes() == b"sent bytes"
+
+
+def test_a_hidden_file_written_to_is_put_back(source: Path) -> None:
+    """A writer that held it open through the rename: its bytes get their name back."""
+    was = sent(source)
+    hidden = hide(source)
+    hidden.write_bytes(b"late bytes")
+    assert finish(source, Delete(), was) is Outcome.LEFT
+    assert source.read_bytes() == b"late bytes"
+
+
+def test_putting_back_never_replaces(source: Path) -> None:
+    """A newer file has taken the name: both are kept, the older under a visible name."""
+    was = sent(source)
+    hidden = hide(source)
+    hidden.write_bytes(b"late bytes")
+    source.write_bytes(b"a newer file")
+    assert finish(source, Delete(), was) is Outcome.LEFT
+    assert source.read_bytes() == b"a newer file"
+    assert (source.parent / "film.mov.chunkyd-kept-7").read_bytes() == b"late bytes"
+
+
+def test_a_new_file_under_the_name_does_not_stop_the_old_ones_end(source: Path) -> None:
+    """The hidden file is removed, the new one under its name is not touched."""
+    was = sent(source)
+    hidden = hide(source)
+    source.write_bytes(b"a newer file")
+    assert finish(source, Delete(), was) is Outcome.DELETED
+    assert not hidden.exists()
+    assert source.read_bytes() == b"a newer file"
+
+
+def test_move_to_another_file_system(source: Path) -> None:
+    """Copied, synced, and only then removed; done again after a crash it makes no second copy."""
+    if os.stat("/dev/shm").st_dev == os.stat(source).st_dev:
+        pytest.skip("/dev/shm is on the same file system")
+    target = Path("/dev/shm") / f"chunkyd-test-{os.getpid()}"
+    try:
+        was = sent(source)
+        content = source.read_bytes()
+        assert finish(source, Move(str(target))) is Outcome.MOVED
+        moved = target / "sub" / "film.mov"
+        assert (moved.read_bytes(), moved.stat().st_mtime_ns) == (content, was.mtime_ns)
+        assert not source.exists()
+        source.write_bytes(content)  # the crash: copied and named, the hidden source not yet removed
+        os.utime(source, ns=(was.mtime_ns, was.mtime_ns))
+        again = sent(source)
+        hide(source)
+        assert finish(source, Move(str(target)), again) is Outcome.MOVED
+        assert [each.name for each in moved.parent.iterdir()] == ["film.mov"]
+    finally:
+        for path in sorted(target.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        target.rmdir()
