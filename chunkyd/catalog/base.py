@@ -29,6 +29,9 @@ class SessionState(StrEnum):
     EXPIRED = "expired"
 
 
+ACTIVE_STATES = frozenset({SessionState.RECEIVING, SessionState.COPYING, SessionState.PUBLISHING})  # may yet publish
+
+
 class SessionRecord(msgspec.Struct, frozen=True):
     """One session. `sequence` grows with every session: of two on one path the greater wins."""
 
@@ -84,9 +87,10 @@ class SessionCatalog(Protocol):
     """Sessions and their stored ranges."""
 
     def add_session(self, record: SessionRecord) -> SessionRecord:
-        """Record a new session; returned with its `sequence`.
+        """Record a new session; returned with its `sequence`, which no other session ever had or gets.
 
         Where a session with the same `idempotency` exists (not expired), that one is returned and nothing added.
+        Raises ValueError where the session ID is taken.
         """
         ...
 
@@ -95,7 +99,7 @@ class SessionCatalog(Protocol):
         ...
 
     def sessions(self, *, user: str | None = None, tombstones: bool = False) -> Iterator[SessionRecord]:
-        """All sessions in order of `sequence`, streamed."""
+        """All sessions in order of `sequence`, streamed; one that changes meanwhile appears as it was or as it is."""
         ...
 
     def stored(self, session_id: str) -> list[Range]:
@@ -103,7 +107,10 @@ class SessionCatalog(Protocol):
         ...
 
     def record_stored(self, batch: Iterable[StoredRange]) -> None:
-        """One durable transaction for all of them: merge the ranges, renew the deadlines. Unknown sessions: skipped."""
+        """One durable transaction for all of them: merge the ranges, set the deadlines, in the order given.
+
+        Sessions that are unknown, or no longer in one of ACTIVE_STATES, are skipped: nothing comes back to life.
+        """
         ...
 
     def move(
@@ -113,7 +120,7 @@ class SessionCatalog(Protocol):
         ...
 
     def complete(self, session_id: str, file: FileRecord | None) -> bool:
-        """PUBLISHING, COPYING or RECEIVING → COMPLETE and, in the same transaction, put `file` (see `put_file`).
+        """ACTIVE_STATES → COMPLETE and, in the same transaction, `put_file(file)`; False where it is in none of them.
 
         `file` is None where a later session already owns the path. The stored ranges are forgotten.
         """
@@ -124,11 +131,14 @@ class SessionCatalog(Protocol):
         ...
 
     def expire(self, session_id: str, tombstone_until: float) -> None:
-        """Turn the session into a tombstone: state EXPIRED, ranges forgotten, `expires_at` = when it is purged."""
+        """Turn the session into a tombstone: state EXPIRED, ranges and idempotency forgotten, `expires_at` = its purge.
+
+        Whatever its state is; an unknown session is fine. `end` purges it.
+        """
         ...
 
     def due(self, now: float, limit: int) -> list[SessionRecord]:
-        """Up to `limit` sessions whose `expires_at` has passed, tombstones too, by an index."""
+        """Up to `limit` sessions with `expires_at` ≤ now, the longest due first, tombstones too, by an index."""
         ...
 
     def shift_deadlines(self, seconds: float) -> None:
@@ -160,11 +170,11 @@ class FileCatalog(Protocol):
         ...
 
     def files(self, user: str | None = None) -> Iterator[FileRecord]:
-        """Every record, by user and path, streamed."""
+        """Every record, by user and path (as bytes), streamed; see `sessions`."""
         ...
 
     def usage(self, user: str) -> int:
-        """Bytes of the user's published files plus `total_bytes` of the user's sessions that are not complete."""
+        """Bytes of the user's published files plus `total_bytes` of the user's sessions in ACTIVE_STATES."""
         ...
 
 
@@ -184,7 +194,7 @@ class UserCatalog(Protocol):
         ...
 
     def add_token(self, token: TokenRecord) -> None:
-        """Raises LookupError where the user does not exist."""
+        """Raises LookupError where the user does not exist, ValueError where ID or digest are taken."""
         ...
 
     def revoke_token(self, token_id: str) -> bool:

@@ -18,7 +18,7 @@ from chunkyd.protocol.paths import Target
 
 
 class PathConflict(Exception):
-    """A folder that is not empty stands where the file should go, or a non-file where a folder should."""
+    """A folder that is not empty stands where the file should go; one that holds only empty folders is not empty."""
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -49,7 +49,11 @@ class Partial(Protocol):
         ...
 
     def sync(self) -> None:
-        """Return when every byte written before the call survives a power cut (fdatasync)."""
+        """Return when every byte written before the call survives a power cut (fdatasync).
+
+        After one failure every later call on this open partial fails too: the kernel reports a lost page once, and
+        to one caller only. Open it again, and count nothing that was not recorded before.
+        """
         ...
 
     def flush_soon(self, start: int, stop: int) -> None:
@@ -57,7 +61,7 @@ class Partial(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the descriptor; the partial stays."""
+        """Release the descriptor, once calls under way have returned; the partial stays. Later calls: ValueError."""
         ...
 
 
@@ -84,7 +88,8 @@ class Storage(Protocol):
         """Make an empty partial of `size` bytes, durable as a folder entry.
 
         True where the file system has set the space aside (fallocate(2)): then `free_bytes` no longer counts it.
-        False where it cannot; never by writing zeros. Raises StorageFull where there is no room, leaving nothing.
+        False where it cannot; never by writing zeros. Raises StorageFull where there is no room, leaving nothing;
+        OSError (EFBIG) where the file system takes no file so big; FileExistsError where the partial is there.
         """
         ...
 
@@ -117,10 +122,15 @@ class Storage(Protocol):
 
         Atomic and durable on return. Walks part by part (openat, O_NOFOLLOW): nothing outside the user's folder is
         ever touched, and a symbolic link in the way is treated as the old version it is, never followed.
-        - `keep_old`: an old file at the target, or in the way of one of its folders, stays as `name.~N~` beside it,
-          N the next free, the stem cut at a character so that the name fits 255 bytes. Else it is replaced.
+        - Whatever is no folder and stands at the target, or in the way of one of its folders, is an old version.
+          `keep_old`: it stays as `name.~N~` beside it, N the next free, the stem cut at a character so that the
+          name fits 255 bytes. Else it is replaced. Whether old and new are equal is the caller's to know.
         - A folder at the target is removed if empty, else PathConflict, and nothing has changed.
         Temporary names never lengthen the name. Returns the fingerprint of what is published now.
+        Raises FileNotFoundError where the partial is gone. Publications on one storage never mix: each sees the whole
+        effect of the one before. After a crash at any point, calling it again finishes what was begun, and keeps
+        nothing twice; before the rename the target is as it was, and an old file in the way of a folder, where it is
+        gone already, gives way to the publication that is recorded and will be finished.
         """
         ...
 
