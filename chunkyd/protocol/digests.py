@@ -16,9 +16,20 @@ SHA256 = "sha-256"
 DIGESTS: Mapping[str, int] = {CRC32C: 4, SHA256: 32}  # algorithm → bytes of its digest
 
 _FILE_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_KEY = re.compile(r"[a-z*][a-z0-9_\-.*]*", re.ASCII)
-_PARAMETERS = re.compile(r"(?:[ ]*;[ ]*[a-z*][a-z0-9_\-.*]*(?:=[^;,\"]*|=\"(?:[^\"\\]|\\.)*\")?)*", re.ASCII)
-_ITEM = re.compile(r":[A-Za-z0-9+/=]*:|\?[01]|\"(?:[^\"\\]|\\.)*\"|\([^()]*\)|[^,;\s\"()]+", re.ASCII)
+# The dictionary of RFC 8941 (with the dates and display strings of RFC 9651), one regular expression for a member.
+# Every repetition is possessive: no header makes the match go back, so reading is linear.
+_KEY = r"[a-z*][a-z0-9_\-.*]*+"
+_BARE_ITEM = (
+    r"(?::[A-Za-z0-9+/=]*+:"  # byte sequence
+    r"|\?[01]"  # boolean
+    r"|@?-?[0-9]{1,15}+(?:\.[0-9]{1,3}+)?"  # number, date
+    r'|"(?:[ !#-\[\]-~]|\\["\\])*+"'  # string
+    r'|%"(?:[ !#$&-~]|%[0-9a-f]{2})*+"'  # display string
+    r"|[A-Za-z*][A-Za-z0-9!#$%&'*+\-.^_`|~:/]*+)"  # token
+)
+_PARAMETERS = rf"(?:; *+{_KEY}(?:={_BARE_ITEM})?)*+"
+_INNER_LIST = rf"\( *+(?:{_BARE_ITEM}{_PARAMETERS}(?: ++|(?=\))))*+\)"
+_MEMBER = re.compile(rf"({_KEY})(?:=(?:({_BARE_ITEM})|{_INNER_LIST}))?{_PARAMETERS}[ \t]*+(,[ \t]*+|\Z)", re.ASCII)
 
 
 class _Hash(Protocol):
@@ -81,37 +92,27 @@ def parse_content_digest(header: str) -> dict[str, bytes]:
     """The known algorithms of a `Content-Digest` and their digests; unknown ones are ignored.
 
     Raises ValueError on what is not an RFC 8941 dictionary, on a known digest of the wrong kind or length.
-    As RFC 8941 says, the last of two equal keys counts.
+    As RFC 8941 says, the last of two equal keys counts, and missing padding is put in.
     """
-    digests: dict[str, bytes] = {}
-    rest = header.strip(" ")
-    while rest:
-        key = _KEY.match(rest)
-        if key is None:
+    items: dict[str, str] = {}
+    header = header.strip(" ")
+    position, separator = 0, ""
+    while position < len(header) or separator:
+        member = _MEMBER.match(header, position)
+        if member is None:
             raise ValueError("Content-Digest is not a dictionary of digests")
-        rest = rest[key.end() :]
-        value = None
-        if rest.startswith("="):
-            value = _ITEM.match(rest, 1)
-            if value is None:
-                raise ValueError("Content-Digest has a key without a value")
-            rest = rest[value.end() :]
-        parameters = _PARAMETERS.match(rest)
-        rest = rest[parameters.end() if parameters else 0 :].lstrip(" \t")
-        if key.group() in DIGESTS:
-            digests[key.group()] = _decode(key.group(), value.group() if value else "")
-        if rest:
-            if not rest.startswith(",") or not rest[1:].strip(" \t"):
-                raise ValueError("Content-Digest is not a dictionary of digests")
-            rest = rest[1:].lstrip(" \t")
-    return digests
+        key, item, separator = member.groups()
+        items[key] = item or ""
+        position = member.end()
+    return {key: _decode(key, item) for key, item in items.items() if key in DIGESTS}
 
 
 def _decode(algorithm: str, item: str) -> bytes:
-    if len(item) < 2 or item[0] != ":" or item[-1] != ":":
+    if not item.startswith(":"):
         raise ValueError(f"the {algorithm} digest is not a byte sequence (:base64:)")
+    encoded = item[1:-1]
     try:
-        digest = base64.b64decode(item[1:-1], validate=True)
+        digest = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the {algorithm} digest is not base64") from error
     if len(digest) != DIGESTS[algorithm]:

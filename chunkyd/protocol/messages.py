@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from chunkyd.protocol.documents import decode
 from chunkyd.protocol.paths import check_path, decode_path_bytes, encode_path
 from chunkyd.protocol.ranges import Range
 from chunkyd.protocol.times import format_time, parse_time
@@ -33,12 +36,19 @@ MAX_MODE = 0o777
 MAX_STORED_RANGES = 100_000
 MAX_HEAD_BYTES = 16 * 1024
 MIN_CHUNK_BYTES = 256 * 1024  # a client halves no further
+MAX_RETRY_AFTER = 3600.0  # seconds; a client asks again after an hour, whatever it was told
 STALL_SECONDS = 30.0  # a chunk or a connection on which no byte moves for so long is given up
 EMPTY_FILE_HASH = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 Status = Literal["incomplete", "verifying", "complete"]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOTAL_BYTES)]
+ChunkBytes = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOTAL_BYTES)]  # of none, a client would send chunks for ever
+SessionId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._~-]{1,255}\Z")]  # what can travel in a header
+
+Reply = TypeVar("Reply", bound="SessionReply | ChunkReply | StatusReply | EndReply | LimitsReply")
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
+_DELTA_SECONDS = re.compile(r"[0-9]+", re.ASCII)
 
 
 class Initiate(msgspec.Struct, frozen=True):
@@ -63,11 +73,11 @@ class _InitiateDocument(msgspec.Struct, rename="camel", omit_defaults=True):
 class SessionReply(msgspec.Struct, frozen=True, rename="camel"):
     """201 to an initiate. Times are RFC 3339; `chunk_bytes` is advice, `max_chunk_bytes` a limit."""
 
-    session_id: str
-    ttl_seconds: int
+    session_id: SessionId
+    ttl_seconds: Annotated[int, msgspec.Meta(ge=0)]
     expires_at: str
-    chunk_bytes: int
-    max_chunk_bytes: int
+    chunk_bytes: ChunkBytes
+    max_chunk_bytes: ChunkBytes
     status: Status
     missing_ranges: list[tuple[int, int]]
 
@@ -83,7 +93,7 @@ class StatusReply(msgspec.Struct, frozen=True, rename="camel"):
 
     status: Status
     missing_ranges: list[tuple[int, int]]
-    total_bytes: int
+    total_bytes: Bytes
     expires_at: str
 
 
@@ -97,8 +107,8 @@ class LimitsReply(msgspec.Struct, frozen=True, rename="camel"):
     """200 to OPTIONS: what this server takes."""
 
     digests: list[str]
-    max_chunk_bytes: int
-    max_file_bytes: int
+    max_chunk_bytes: ChunkBytes
+    max_file_bytes: Bytes
     extensions: list[str]
 
 
@@ -123,10 +133,7 @@ def decode_initiate(body: bytes) -> Initiate:
     Raises ValueError with the reason (`malformed-request`); the file hash is not judged here, because a malformed
     one has a problem of its own (`invalid-file-hash`): ask `is_file_hash`.
     """
-    try:
-        document = msgspec.json.decode(body, type=_InitiateDocument)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from error
+    document = decode(body, _InitiateDocument)
     if not 0 <= document.total_bytes <= MAX_TOTAL_BYTES:
         raise ValueError("totalBytes is not an integer from 0 to 2^63-1")
     if document.mode is not None and not 0 <= document.mode <= MAX_MODE:
@@ -148,6 +155,18 @@ def _path(document: _InitiateDocument) -> bytes | None:
     return check_path(document.path.encode("utf-8")) if document.path is not None else None
 
 
+def encode_reply(reply: Reply) -> bytes:
+    """The JSON body of a reply."""
+    return msgspec.json.encode(reply)
+
+
+def decode_reply(body: bytes, kind: type[Reply]) -> Reply:
+    """A reply from its JSON body; ValueError where it is not what the protocol promises (`missing_ranges`: ask
+    `ranges.from_wire`, which knows the total).
+    """
+    return decode(body, kind)
+
+
 def format_content_range(chunk: Range, total: int) -> str:
     """The header's value for the half-open range `chunk` of a file of `total` bytes."""
     return f"bytes {chunk[0]}-{chunk[1] - 1}/{total}"
@@ -162,3 +181,19 @@ def parse_content_range(header: str) -> tuple[Range, int]:
     if first > last:
         raise ValueError("the first byte of Content-Range is behind its last")
     return (first, last + 1), total
+
+
+def parse_retry_after(text: str, now: float) -> float | None:
+    """The seconds a `Retry-After` asks to wait, 0 to MAX_RETRY_AFTER; None where it is neither seconds nor a date.
+
+    `now` is wall time, for the dates.
+    """
+    text = text.strip(" \t")
+    if _DELTA_SECONDS.fullmatch(text):
+        return min(float(text), MAX_RETRY_AFTER)
+    try:
+        moment = parsedate_to_datetime(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return min(max(moment.timestamp() - now, 0.0), MAX_RETRY_AFTER)
+    except (ValueError, TypeError, IndexError, OverflowError):  # all four, as garbage would have it
+        return None
