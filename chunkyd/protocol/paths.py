@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 import msgspec
 
@@ -46,7 +45,7 @@ def decode_path_bytes(text: str) -> bytes:
     """The bytes behind `pathBytes`; ValueError where it is not base64."""
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; text that is not ASCII raises a plain one
         raise ValueError("pathBytes is not base64") from error
 
 

@@ -1,0 +1,154 @@
+"""RangeSet against a set of integers, and ranges on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from chunkyd.protocol.ranges import Range, RangeSet, from_wire, to_wire
+from tests.protocol.shared import label, vectors
+
+VECTORS = vectors("missing-ranges.json")
+SIZE = 40
+POSITIONS = st.integers(0, SIZE)
+
+
+def inclusive(pairs: list[list[str]]) -> list[tuple[int, int]]:
+    return [(int(first), int(last)) for first, last in pairs]
+
+
+def runs(points: set[int]) -> list[Range]:
+    """The ranges of a set of integers, found the plain way."""
+    found: list[Range] = []
+    for point in sorted(points):
+        if found and found[-1][1] == point:
+            found[-1] = (found[-1][0], point + 1)
+        else:
+            found.append((point, point + 1))
+    return found
+
+
+class RangesAgainstIntegers(RuleBasedStateMachine):
+    """Whatever is added and removed, every question has the answer a set of integers gives."""
+
+    @initialize(ranges=st.lists(st.tuples(POSITIONS, POSITIONS), max_size=4))
+    def begin(self, ranges: list[Range]) -> None:
+        self.ranges = RangeSet(ranges)
+        self.points = {point for start, stop in ranges for point in range(start, stop)}
+
+    @rule(start=POSITIONS, stop=POSITIONS)
+    def add(self, start: int, stop: int) -> None:
+        before = len(self.ranges)
+        joins = self.ranges.joins(start, stop)
+        self.ranges.add(start, stop)
+        self.points |= set(range(start, stop))
+        if start < stop:
+            assert (len(self.ranges) <= before) == joins
+
+    @rule(start=POSITIONS, stop=POSITIONS)
+    def remove(self, start: int, stop: int) -> None:
+        self.ranges.remove(start, stop)
+        self.points -= set(range(start, stop))
+
+    @rule(start=POSITIONS, stop=POSITIONS)
+    def ask(self, start: int, stop: int) -> None:
+        asked = set(range(start, stop))
+        assert self.ranges.covers(start, stop) == (asked <= self.points)
+        assert self.ranges.overlaps(start, stop) == bool(asked & self.points)
+        assert self.ranges.missing(start, stop) == runs(asked - self.points)
+
+    @rule(start=POSITIONS, stop=POSITIONS)
+    def copy(self, start: int, stop: int) -> None:
+        twin = self.ranges.copy()
+        assert twin == self.ranges
+        assert twin.total == self.ranges.total
+        twin.add(start, stop)
+        twin.remove(0, SIZE // 2)
+        assert list(self.ranges) == runs(self.points)
+
+    @invariant()
+    def holds_the_same(self) -> None:
+        expected = runs(self.points)
+        assert list(self.ranges) == expected
+        assert len(self.ranges) == len(expected)
+        assert self.ranges.total == len(self.points)
+        assert self.ranges.prefix == (expected[0][1] if expected and expected[0][0] == 0 else 0)
+        assert self.ranges == RangeSet(reversed(expected))
+
+
+TestRangesAgainstIntegers = RangesAgainstIntegers.TestCase
+TestRangesAgainstIntegers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+@given(st.lists(st.tuples(POSITIONS, POSITIONS), max_size=8))
+def test_ranges_come_back_from_the_wire(ranges: list[Range]) -> None:
+    """What a server calls missing a client understands, to the byte."""
+    missing = RangeSet(ranges).missing(0, SIZE)
+    assert from_wire(to_wire(missing), SIZE) == missing
+
+
+@given(st.lists(st.tuples(st.integers(-3, SIZE + 3), st.integers(-3, SIZE + 3)), max_size=4))
+def test_only_proper_ranges_are_taken_from_the_wire(pairs: list[tuple[int, int]]) -> None:
+    """Accepted ranges are ascending, apart, within the file, and travel back the same; others are a ValueError."""
+    try:
+        ranges = from_wire(pairs, SIZE)
+    except ValueError:
+        proper = RangeSet((first, last + 1) for first, last in pairs)
+        inside = all(0 <= first <= last < SIZE for first, last in pairs)
+        assert not inside or to_wire(proper) != pairs
+        return
+    assert to_wire(RangeSet(ranges)) == pairs
+
+
+@pytest.mark.parametrize("case", VECTORS["good"], ids=label)
+def test_missing_ranges_are_those_of_the_vectors(case: dict[str, Any]) -> None:
+    """After the stored chunks, in the order they came, exactly the vector's ranges are missing."""
+    total = int(case["total"])
+    stored = RangeSet((first, last + 1) for first, last in inclusive(case["stored"]))
+    assert to_wire(stored.missing(0, total)) == inclusive(case["missing"])
+    assert from_wire(inclusive(case["missing"]), total) == stored.missing(0, total)
+
+
+@pytest.mark.parametrize("case", VECTORS["bad"], ids=lambda case: label(case["why"]))
+def test_improper_missing_ranges_are_a_value_error(case: dict[str, Any]) -> None:
+    """Missing ranges that no server can mean are refused."""
+    with pytest.raises(ValueError):
+        from_wire(inclusive(case["missing"]), int(case["total"]))
+
+
+class Counted(int):
+    """A position that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int(self) < other  # type: ignore[operator]
+
+    def __gt__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int(self) > other  # type: ignore[operator]
+
+
+def comparisons_of(count: int) -> int:
+    """How often positions are compared while `count` separate ranges are stored, asked for and joined."""
+    Counted.comparisons = 0
+    ranges = RangeSet()
+    for index in range(count):
+        ranges.add(Counted(4 * (index * 7919 % count)), Counted(4 * (index * 7919 % count) + 2))
+    assert len(ranges) == count
+    for index in range(count):
+        assert ranges.covers(Counted(4 * index), Counted(4 * index + 2))
+        assert not ranges.joins(Counted(4 * index + 3), Counted(4 * index + 3))
+    ranges.add(Counted(0), Counted(4 * count))
+    assert len(ranges) == 1
+    return Counted.comparisons
+
+
+def test_ten_times_the_ranges_are_not_a_hundred_times_the_work() -> None:
+    """From 10,000 to 100,000 separate ranges the comparisons grow as n log n does, not as the square."""
+    assert comparisons_of(100_000) < 14 * comparisons_of(10_000)
