@@ -150,5 +150,17 @@ def comparisons_of(count: int) -> int:
 
 
 def test_ten_times_the_ranges_are_not_a_hundred_times_the_work() -> None:
-    """From 10,000 to 100,000 separate ranges the comparisons grow as n log n does, not as the square."""
-    assert comparisons_of(100_000) < 14 * comparisons_of(10_000)
+    """From 3,000 to 30,000 separate ranges the comparisons grow as n log n does, not as the square."""
+    assert comparisons_of(30_000) < 14 * comparisons_of(3_000)
+
+
+def test_as_many_ranges_as_a_session_may_have_fit_the_wire() -> None:
+    """100,000 separate ranges, stored in any order, come back from the wire as they are missing."""
+    count = 100_000
+    stored = RangeSet((2 * (index * 7919 % count), 2 * (index * 7919 % count) + 1) for index in range(count))
+    assert (len(stored), stored.total, stored.prefix) == (count, count, 1)
+    missing = stored.missing(0, 2 * count)
+    assert len(missing) == count
+    assert from_wire(to_wire(missing), 2 * count) == missing
+    stored.remove(1, 2 * count - 1)
+    assert list(stored) == [(0, 1)]
