@@ -14,7 +14,7 @@ from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.base import Attributes, PathConflict, Prepared
-from chunkyd.storage.names import aside_name, parents, session_name, user_name
+from chunkyd.storage.names import aside_name, free_number, parents, session_name, user_name
 
 _UNLIMITED = 1 << 62
 _DEFAULT_MODE = 0o644
@@ -156,7 +156,7 @@ class MemoryStorage:
         _check(target)
         with self._lock:
             blob = self._partial(session_id)
-            if any(found.user == target.user and found.path.startswith(target.path + b"/") for found in self._files):
+            if self._is_folder(target):
                 raise PathConflict(target.path)
             for path in (*parents(target.path), target.path):
                 self._make_way(Target(target.user, path), keep_old)
@@ -169,11 +169,14 @@ class MemoryStorage:
         if old is None or not keep_old:
             return
         folder, slash, name = target.path.rpartition(b"/")
-        for number in itertools.count(1):
-            aside = Target(target.user, folder + slash + aside_name(name, number))
-            if aside not in self._files and not self._is_folder(aside):
-                self._files[aside] = old
-                return
+
+        def aside(number: int) -> Target:
+            return Target(target.user, folder + slash + aside_name(name, number))
+
+        self._files[aside(free_number(lambda number: self._is_taken(aside(number))))] = old
+
+    def _is_taken(self, target: Target) -> bool:
+        return target in self._files or self._is_folder(target)
 
     def _is_folder(self, target: Target) -> bool:
         below = target.path + b"/"

@@ -6,6 +6,7 @@ Pure. A kept version never gets a longer name than a file system takes: the stem
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from chunkyd.protocol.paths import MAX_PART_BYTES
 
@@ -47,3 +48,15 @@ def user_name(user: str) -> bytes:
 def parents(path: bytes) -> list[bytes]:
     """The folders above a path, the nearest to the root first: `a/b/c` → `a`, `a/b`."""
     return [path[:index] for index in range(len(path)) if path[index : index + 1] == b"/"]
+
+
+def free_number(taken: Callable[[int], bool]) -> int:
+    """The number behind the kept ones, found by doubling and halving: a thousand versions cost twenty questions."""
+    high = 1
+    while taken(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if taken(middle) else (low, middle)
+    return high

@@ -1,0 +1,214 @@
+"""Bytes on a local file system.
+
+    data_dir/.lock                   held (flock) by the one process that owns the folder; its pid is in it
+    data_dir/partial/<session id>    sessions in progress; names with a dot are temporary and removed at start
+    data_dir/files/<user>/…          published
+
+`partial` and `files` are on one file system: publishing is a rename. See `placing` for the steps of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from chunkyd.errors import AlreadyRunning, StateError
+from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint, make_durable_folder
+from chunkyd.protocol.paths import Target
+from chunkyd.storage.base import Attributes, Prepared
+from chunkyd.storage.names import session_name
+from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
+from chunkyd.storage.system import allocate, share_content
+from chunkyd.storage.tree import Tree
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = _OPEN | os.O_CREAT | os.O_EXCL
+_FILE_MODE = 0o644  # less the umask; the partials' folder is closed to others
+_PROBE = b".probe"
+_PROBE_BYTES = bytes(4096)
+
+
+class DiskStorage:
+    """The storage contract over a folder. One process owns it: AlreadyRunning says which. StateError: unusable."""
+
+    def __init__(self, data_dir: str) -> None:
+        self._held = contextlib.ExitStack()
+        try:
+            self._open(data_dir)
+        except OSError as error:
+            self._held.close()
+            raise StateError(
+                f"the data folder {data_dir} cannot be used: {os.strerror(error.errno or 0)}",
+                mend="check that it is a folder on a local disk and that this user may write to it",
+            ) from error
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self, data_dir: str) -> None:
+        make_durable_folder(data_dir)
+        self._lock(data_dir)
+        for name, mode in (("partial", 0o700), ("files", 0o755)):
+            make_durable_folder(os.path.join(data_dir, name), mode)
+        self._partials = self._folder(os.path.join(data_dir, "partial"))
+        files = self._folder(os.path.join(data_dir, "files"))
+        if os.fstat(self._partials).st_dev != os.fstat(files).st_dev:
+            raise StateError(
+                f"partial and files in {data_dir} are on different file systems",
+                mend="put both on one: a finished upload is published by a rename",
+            )
+        self._tree = Tree(files, self._partials)
+        for name in os.listdir(self._partials):
+            if name.startswith("."):
+                os.unlink(name, dir_fd=self._partials)
+
+    def _lock(self, data_dir: str) -> None:
+        lock = os.open(os.path.join(data_dir, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._held.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise AlreadyRunning(
+                f"the data folder {data_dir} is in use by process {holder}",
+                mend="stop that server first, or give this one a data folder of its own",
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+    def _folder(self, path: str) -> int:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._held.callback(os.close, folder)
+        return folder
+
+    def create(self, session_id: str, size: int) -> bool:
+        """See the contract."""
+        name = session_name(session_id)
+        with disk_full_is_storage_full(DISK_FULL_TEXT):
+            descriptor = os.open(name, _CREATE, _FILE_MODE, dir_fd=self._partials)
+            try:
+                allocated = allocate(descriptor, size)
+                if allocated:
+                    os.fsync(descriptor)  # the space stays set aside over a power cut, as will be recorded
+                os.fsync(self._partials)
+            except BaseException:
+                os.unlink(name, dir_fd=self._partials)
+                raise
+            finally:
+                os.close(descriptor)
+        return allocated
+
+    def open(self, session_id: str) -> OpenFile:
+        """See the contract."""
+        return OpenFile(self._descriptor(session_id))
+
+    def _descriptor(self, session_id: str) -> int:
+        name = session_name(session_id)
+        try:
+            return os.open(name, _OPEN, dir_fd=self._partials)
+        except PermissionError:
+            # Prepared with a read-only mode, then cut short: `prepare` sets the mode once more.
+            os.chmod(name, 0o600, dir_fd=self._partials)
+            return os.open(name, _OPEN, dir_fd=self._partials)
+
+    def discard(self, session_id: str) -> None:
+        """See the contract."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(session_name(session_id), dir_fd=self._partials)
+
+    def partials(self) -> Iterator[str]:
+        """See the contract."""
+        return (name for name in os.listdir(self._partials) if not name.startswith("."))
+
+    def inode(self, session_id: str) -> int | None:
+        """See the contract."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(session_name(session_id), dir_fd=self._partials, follow_symlinks=False).st_ino
+        return None
+
+    def free_bytes(self) -> int:
+        """See the contract."""
+        found = os.fstatvfs(self._partials)
+        return found.f_bavail * found.f_frsize
+
+    def prepare(self, session_id: str, attributes: Attributes) -> Prepared:
+        """See the contract."""
+        with _closing(self._descriptor(session_id)) as descriptor:
+            _set(descriptor, attributes)
+            return Prepared(os.fstat(descriptor).st_ino)
+
+    def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
+        """See the contract."""
+        return self._tree.publish(session_name(session_id).encode("ascii"), target, keep_old=keep_old)
+
+    def published(self, target: Target) -> Fingerprint | None:
+        """See the contract."""
+        return self._tree.status(target)
+
+    def open_published(self, target: Target) -> OpenFile | None:
+        """See the contract."""
+        return self._tree.open(target)
+
+    def set_attributes(self, target: Target, attributes: Attributes) -> Fingerprint | None:
+        """See the contract."""
+        file = self._tree.open(target)
+        if file is None:
+            return None
+        with contextlib.closing(file), file.held() as descriptor:
+            _set(descriptor, attributes)
+            return fingerprint(os.fstat(descriptor))
+
+    def clone(self, target: Target, session_id: str) -> bool:
+        """See the contract."""
+        source = self._tree.open(target)
+        if source is None:
+            return False
+        with (
+            contextlib.closing(source),
+            source.held() as published,
+            _closing(self._descriptor(session_id)) as partial,
+            disk_full_is_storage_full(DISK_FULL_TEXT),
+        ):
+            if os.fstat(published).st_size != os.fstat(partial).st_size:
+                return False
+            return share_content(published, partial)
+
+    def walk(self, user: str | None = None) -> Iterator[tuple[Target, Fingerprint]]:
+        """See the contract."""
+        return self._tree.walk(user)
+
+    def probe(self) -> None:
+        """See the contract: a small file is written and removed."""
+        with disk_full_is_storage_full(DISK_FULL_TEXT):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            with _closing(os.open(_PROBE, flags, 0o600, dir_fd=self._partials)) as descriptor:
+                try:
+                    os.pwrite(descriptor, _PROBE_BYTES, 0)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):  # two probes at once share the file
+                        os.unlink(_PROBE, dir_fd=self._partials)
+
+    def close(self) -> None:
+        """See the contract."""
+        self._held.close()
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _set(descriptor: int, attributes: Attributes) -> None:
+    """Set what is given, then sync bytes and metadata."""
+    with disk_full_is_storage_full(DISK_FULL_TEXT):
+        if attributes.mode is not None:
+            os.fchmod(descriptor, attributes.mode & 0o755 | 0o400)
+        if attributes.modified_ns is not None:
+            accessed_ns = os.fstat(descriptor).st_atime_ns
+            os.utime(descriptor, ns=(accessed_ns, attributes.modified_ns))
+        os.fsync(descriptor)

@@ -1,0 +1,90 @@
+"""Open files: a partial, or a published file. Used by several threads at once, closed by one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
+from chunkyd.storage.system import start_writing_back
+
+DISK_FULL_TEXT = "the data folder's disk is full"
+
+
+class OpenFile:
+    """A descriptor that is released only after the last call under way has returned.
+
+    Without that, a write late by a moment would go to whatever file got the same number next.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._calls = 0
+        self._closed = False
+        self._lost: OSError | None = None
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """The descriptor, for the time of one call; ValueError once the file is closed."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("the file is closed")
+            self._calls += 1
+        try:
+            yield self._descriptor
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            self._calls -= 1
+            last = self._closed and self._calls == 0
+        if last:
+            os.close(self._descriptor)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """See `Partial`."""
+        rest = memoryview(data).cast("B")
+        with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
+            while rest:
+                written = os.pwrite(descriptor, rest, offset)
+                rest = rest[written:]
+                offset += written
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Partial`."""
+        with self.held() as descriptor:
+            return os.pread(descriptor, length, offset)
+
+    def sync(self) -> None:
+        """See `Partial`."""
+        with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
+            if self._lost is not None:
+                raise OSError(self._lost.errno, "an earlier sync failed; what it lost is not known")
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                self._lost = error
+                raise
+
+    def flush_soon(self, start: int, stop: int) -> None:
+        """See `Partial`."""
+        if start < stop:
+            with self.held() as descriptor:
+                start_writing_back(descriptor, start, stop)
+
+    def fingerprint(self) -> Fingerprint:
+        """See `Reader`."""
+        with self.held() as descriptor:
+            return fingerprint(os.fstat(descriptor))
+
+    def close(self) -> None:
+        """See `Partial`; closing twice is fine."""
+        with self._lock:
+            now = not self._closed and self._calls == 0
+            self._closed = True
+        if now:
+            os.close(self._descriptor)
