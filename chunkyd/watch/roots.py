@@ -1,0 +1,116 @@
+"""The root of a watched folder: which folder it is, and what its file system can be trusted with.
+
+- A root is its device and inode. Renamed, replaced or unmounted it is another one or none, and then nothing below it
+  may be taken for deleted.
+- A network file system sends no events for what others do: it is polled. So is FUSE, which mostly is one underneath.
+- FAT and FUSE give a file another inode at the next mount, and times two seconds apart: there size and mtime decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+import msgspec
+
+MOUNTINFO = "/proc/self/mountinfo"
+_NETWORK = frozenset(
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "fuse",
+        "gfs2",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+    ]
+)
+_UNSTABLE = frozenset(["9p", "cifs", "exfat", "fuse", "fuseblk", "msdos", "smb3", "smbfs", "vboxsf", "vfat", "vmhgfs"])
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which folder it is, as long as the system runs."""
+
+    device: int
+    inode: int
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What stands at the root's path: a folder, or a `problem` in words."""
+
+    identity: Identity | None
+    problem: str = ""
+
+
+class FileSystem(msgspec.Struct, frozen=True):
+    """What the file system under a root is good for."""
+
+    kind: str
+    network: bool
+    stable_inodes: bool
+
+    @property
+    def trusted_times(self) -> bool:
+        """Whether a file's times come from this machine's clock, finely grained."""
+        return self.stable_inodes and not self.network
+
+
+def identity(status: os.stat_result) -> Identity:
+    """The identity in a stat result."""
+    return Identity(status.st_dev, status.st_ino)
+
+
+def look(path: bytes) -> Look:
+    """What stands at this path now. A root may be a symlink; what it points to counts."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return Look(None, f"the folder cannot be reached: {os.strerror(error.errno or 0)}")
+    if not stat.S_ISDIR(status.st_mode):
+        return Look(None, "this is not a folder")
+    return Look(identity(status))
+
+
+def file_system(path: bytes, mountinfo: str = MOUNTINFO) -> FileSystem:
+    """The file system `path` stands on, by the longest mount point above it; unknown counts as a local one."""
+    kind = _kind(os.path.realpath(path), mountinfo)
+    family = kind.partition(".")[0]
+    return FileSystem(kind, family in _NETWORK, family not in _UNSTABLE)
+
+
+def _kind(path: bytes, mountinfo: str) -> str:
+    try:
+        with open(mountinfo, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    best, kind = b"", ""
+    for line in lines:
+        before, separator, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        if not separator or len(fields) < 5:
+            continue
+        point = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
+        # Of two mounts at one point the later hides the earlier.
+        if len(point) >= len(best) and _is_below(path, point):
+            best, kind = point, after.split(b" ")[0].decode("ascii", "replace")
+    return kind
+
+
+def _is_below(path: bytes, point: bytes) -> bool:
+    return path == point or path.startswith(point.rstrip(b"/") + b"/")

@@ -1,0 +1,136 @@
+"""When a file has been left alone for long enough. Pure: time comes as an argument, files as fingerprints.
+
+- Events only say where to look; what two looks see decides. A file is ready when it was the same version for the whole
+  settle time. How long it is quiet is known from the looks, or from its own times (`quiet`) where those can be trusted:
+  so the moment is exact although nobody looks all the time.
+- A file that changes at every look is looked at ever more rarely, once a minute at least; a hint that a writer has
+  closed it brings the next look forward, and never shortens the settle time.
+- Only files on their way are remembered. A file that is ready, gone or known is forgotten.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from chunkyd.files import Fingerprint
+
+LONGEST_PAUSE = 60.0  # between two looks at a file that never settles
+SHORTEST_PAUSE = 0.05  # between two looks asked for by hints
+_LOOKS_BEFORE_PAUSING = 3
+_CHANGING_AFTER = 3.0  # times the settle time
+
+
+class _Entry:
+    __slots__ = ("deadline", "fingerprint", "first_seen", "hinted", "last_look", "quiet_since", "restless")
+
+    def __init__(self, now: float) -> None:
+        self.fingerprint: Fingerprint | None = None
+        self.first_seen = now
+        self.quiet_since = now
+        self.last_look = now - SHORTEST_PAUSE
+        self.deadline = now
+        self.hinted = True
+        self.restless = 0
+
+
+class Settling:
+    """The files of one root that are not ready yet. `settle` is in seconds."""
+
+    def __init__(self, settle: float, *, stable_inodes: bool = True) -> None:
+        self._settle = settle
+        self._stable_inodes = stable_inodes
+        self._entries: dict[bytes, _Entry] = {}
+        self._deadlines: list[tuple[float, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._entries
+
+    def hint(self, path: bytes, now: float) -> None:
+        """Something happened to this file: look soon, but not more often than anybody needs."""
+        entry = self._entries.get(path)
+        if entry is None:
+            entry = self._entries[path] = _Entry(now)
+            self._schedule(path, entry, now)
+            return
+        entry.hinted = True
+        soon = max(now, entry.last_look + SHORTEST_PAUSE)
+        if soon < entry.deadline:
+            self._schedule(path, entry, soon)
+
+    def saw(self, path: bytes, fingerprint: Fingerprint, now: float, quiet: float = 0.0) -> bool:
+        """A look saw this version, by its own times unchanged for `quiet` seconds. Whether it is ready (and forgotten)."""
+        entry = self._entries.get(path)
+        if entry is None:
+            entry = self._entries[path] = _Entry(now)
+        self._compare(entry, fingerprint, now, quiet)
+        if now >= entry.quiet_since + self._settle:
+            del self._entries[path]
+            return True
+        self._schedule(path, entry, self._next_look(entry, now))
+        entry.hinted = False
+        return False
+
+    def _compare(self, entry: _Entry, fingerprint: Fingerprint, now: float, quiet: float) -> None:
+        before = entry.fingerprint
+        if before is None:
+            entry.quiet_since = now - quiet
+        elif not fingerprint.same_version(before, stable_inodes=self._stable_inodes):
+            # It changed after the last look: its own times cannot have been quiet for longer than that.
+            entry.quiet_since = now - min(quiet, now - entry.last_look)
+            entry.restless += not entry.hinted
+        entry.fingerprint = fingerprint
+        entry.last_look = now
+
+    def _next_look(self, entry: _Entry, now: float) -> float:
+        exact = entry.quiet_since + self._settle
+        doublings = entry.restless - _LOOKS_BEFORE_PAUSING
+        if entry.hinted or doublings <= 0:
+            return exact
+        return max(exact, now + min(LONGEST_PAUSE, self._settle * 2.0 ** min(doublings, 20)))
+
+    def forget(self, path: bytes) -> None:
+        """It is gone, or no file to send."""
+        self._entries.pop(path, None)
+
+    def postpone(self, path: bytes, until: float) -> None:
+        """This time it could not be looked at."""
+        self._schedule(path, self._entries[path], until)
+
+    def clear(self) -> None:
+        """Forget all: the root is not there."""
+        self._entries.clear()
+        self._deadlines.clear()
+
+    def _schedule(self, path: bytes, entry: _Entry, deadline: float) -> None:
+        entry.deadline = deadline
+        heapq.heappush(self._deadlines, (deadline, path))
+
+    def due(self, now: float, limit: int = 500) -> list[bytes]:
+        """What is to be looked at now; each is then told to `saw`, `forget` or `postpone`."""
+        paths: list[bytes] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(paths) < limit:
+            deadline, path = heapq.heappop(self._deadlines)
+            if self._is_current(deadline, path):
+                paths.append(path)
+        return list(dict.fromkeys(paths))
+
+    def next_deadline(self) -> float | None:
+        """When `due` has something next; None while nothing is on its way."""
+        while self._deadlines:
+            deadline, path = self._deadlines[0]
+            if self._is_current(deadline, path):
+                return deadline
+            heapq.heappop(self._deadlines)
+        return None
+
+    def _is_current(self, deadline: float, path: bytes) -> bool:
+        entry = self._entries.get(path)
+        return entry is not None and entry.deadline == deadline
+
+    def changing(self, now: float) -> list[bytes]:
+        """The files that have been on their way for much longer than the settle time."""
+        since = now - _CHANGING_AFTER * self._settle - 1.0
+        return [path for path, entry in self._entries.items() if entry.first_seen < since]
