@@ -1,0 +1,243 @@
+"""Connections that can be watched and cut from outside: the low-speed abort, the stop in the middle of a chunk.
+
+Rules:
+- `sendall` bounds a whole call by the timeout, so a megabyte on a slow link would fail: bytes are sent piece by piece.
+- A socket's timeout does not see a trickle, nor what still lies in the kernel's buffer. The watchdog therefore asks the
+  kernel what the peer has acknowledged and what has come in; where that stands still, the socket is shut down.
+- A server may answer before the body is sent. As soon as an answer is there (or the peer has closed), sending ends, the
+  answer is read, and the connection is not used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from chunkyd.clock import Clock
+from chunkyd.protocol.messages import STALL_SECONDS
+
+CONNECT_SECONDS = 10.0
+_LEAST_BYTES = 512  # fewer than these in STALL_SECONDS is standing still: a peer must not hold us by single bytes
+_LOOK_SECONDS = 1.0
+_BACKSTOP_SECONDS = STALL_SECONDS + 5  # should the watchdog fail
+_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received in the kernel's tcp_info
+_current = threading.local()
+
+
+class Switch:
+    """Cuts every connection that works for one upload; once pulled it stays pulled."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._exchanges: set[Exchange] = set()
+        self.pulled = False
+
+    def pull(self) -> None:
+        """Cut them all now, and those to come."""
+        with self._guard:
+            self.pulled = True
+            exchanges = list(self._exchanges)
+        for exchange in exchanges:
+            exchange.cut()
+
+    def _join(self, exchange: Exchange) -> None:
+        with self._guard:
+            self._exchanges.add(exchange)
+
+    def _leave(self, exchange: Exchange) -> None:
+        with self._guard:
+            self._exchanges.discard(exchange)
+
+
+class Exchange:
+    """One request and its answer, from the first connect to the last byte."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+        self.stalled = False
+        self.answered_early = False
+        self._guard = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._anchor: tuple[float, int] | None = None
+        self._excused = 0.0
+
+    def attach(self, connected: socket.socket) -> None:
+        """The connection that serves this request is open."""
+        with self._guard:
+            self._socket, self._anchor = connected, None
+        if self.switch.pulled:
+            self.cut()
+
+    def detach(self) -> None:
+        """The answer is read."""
+        with self._guard:
+            self._socket = None
+
+    def cut(self) -> None:
+        """Shut the socket down, so that whoever reads or writes it comes back at once."""
+        with self._guard:
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # the base class: SSLSocket.shutdown would drop its TLS state
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def excuse(self, now: float) -> None:
+        """The sender waits for the bandwidth limit: that is not the peer's fault."""
+        self._excused = now
+
+    def look(self, now: float) -> None:
+        """Cut the connection where too little moved for too long."""
+        with self._guard:
+            moved = _moved(self._socket) if self._socket is not None else None
+        if moved is None:
+            return
+        if self._anchor is None or moved >= self._anchor[1] + _LEAST_BYTES or self._excused > self._anchor[0]:
+            self._anchor = (now, moved)
+        elif now - self._anchor[0] >= STALL_SECONDS:
+            self.stalled = True
+            self.cut()
+
+
+def _moved(connected: socket.socket) -> int | None:
+    """Bytes the peer has acknowledged plus bytes that have come in; None where the kernel cannot say."""
+    try:
+        info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AND_RECEIVED.size)
+        acknowledged, received = _ACKED_AND_RECEIVED.unpack(info)
+    except (OSError, struct.error):
+        return None
+    return int(acknowledged + received)
+
+
+class Watchdog:
+    """One thread that looks at every exchange once a second, and sleeps while there is none."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._exchanges: set[Exchange] = set()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextlib.contextmanager
+    def watch(self, switch: Switch) -> Iterator[Exchange]:
+        """An exchange for the request this thread makes inside the block."""
+        exchange = Exchange(switch)
+        switch._join(exchange)
+        with self._changed:
+            self._exchanges.add(exchange)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="chunky-watchdog", daemon=True)
+                self._thread.start()
+            elif len(self._exchanges) == 1:
+                self._changed.notify()
+        _current.exchange = exchange
+        try:
+            yield exchange
+        finally:
+            _current.exchange = None
+            exchange.detach()
+            with self._changed:
+                self._exchanges.discard(exchange)
+            switch._leave(exchange)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._exchanges and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                self._changed.wait(_LOOK_SECONDS)
+                exchanges = list(self._exchanges)
+            for exchange in exchanges:
+                exchange.look(self._clock.monotonic())
+
+
+class _LastResponse(http.client.HTTPResponse):
+    """The answer to a request that was not sent to its end: the connection ends with it."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.will_close = True
+
+
+class _Watched:
+    """What both kinds of connection do differently."""
+
+    sock: Any
+    auto_open: Any
+    response_class: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        _attach(self.sock)
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        self.response_class = http.client.HTTPResponse
+        if self.sock is not None:
+            _attach(self.sock)
+        super().request(*arguments, **options)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        """Send bytes; BrokenPipeError where an answer is there already, which makes the caller read it."""
+        if self.sock is None and self.auto_open:
+            self.connect()
+        self.sock.settimeout(_BACKSTOP_SECONDS)
+        rest = memoryview(data)
+        try:
+            while rest:
+                if not isinstance(self.sock, ssl.SSLSocket) and _readable(self.sock):
+                    raise BrokenPipeError  # not asked under TLS: a session ticket makes a socket readable too
+                rest = rest[self.sock.send(rest) :]
+        except OSError:
+            self.response_class = _LastResponse
+            exchange = getattr(_current, "exchange", None)
+            if exchange is not None:
+                exchange.answered_early = True
+            raise
+
+
+def _attach(connected: Any) -> None:
+    exchange = getattr(_current, "exchange", None)
+    if exchange is not None:
+        exchange.attach(connected)
+
+
+def _readable(connected: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class _Connection(_Watched, HTTPConnection):
+    pass
+
+
+class _SecureConnection(_Watched, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+POOL_CLASSES = {"http": _Pool, "https": _SecurePool}

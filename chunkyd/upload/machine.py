@@ -1,0 +1,369 @@
+"""What one upload does next: pure, no I/O, no clock. Answers go in as events; requests to make come out.
+
+Rules:
+- At most one initiate or status request is under way, and up to `parallel_chunks` chunks beside it.
+- Failures of requests that were under way together are one attempt: each request carries the round it was made in, a
+  failure begins the next one, and only a failure of the current round counts. Anything newly stored resets the count.
+- "Newly stored" is measured against the lowest that was ever missing, so a server that takes back what it said it had
+  stored does not keep a client busy for ever.
+- `wait` costs no attempt. A chunk in progress elsewhere is left alone for a while; the others go on, from the other
+  end of the file, so that two clients of one session meet once and not at every chunk.
+- An unknown or expired session is replaced once; what belonged to the old one is recognised by its session number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+import msgspec
+
+from chunkyd.errors import ChunkyError, NetworkError, Problem, Unreachable
+from chunkyd.protocol.messages import MIN_CHUNK_BYTES, Status
+from chunkyd.protocol.ranges import Range, RangeSet
+from chunkyd.upload.sizing import ChunkSize
+
+_POLL_FIRST = 0.05  # seconds between two looks at a file that is being verified, growing …
+_POLL_MOST = 2.0  # … to this
+_BUSY_SECONDS = 1.0  # how long a chunk in progress elsewhere is left alone where the server names no time
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """How this upload is to behave; seconds and bytes."""
+
+    attempts: int = 5
+    base: float = 1.0
+    max_wait: float = 300.0
+    parallel_chunks: int = 4
+    chunk_size: int | None = None
+    wait_when_full: bool = True
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request to make: of which session, counted from 1, and in which round."""
+
+    session: int
+    round: int
+
+
+class Initiate(Request, frozen=True):
+    """Open a session; the same session number means the same idempotency key."""
+
+
+class AskStatus(Request, frozen=True):
+    """Ask what is missing."""
+
+
+class Send(Request, frozen=True):
+    """Send these bytes; half-open."""
+
+    chunk: Range
+
+
+class Known(msgspec.Struct, frozen=True):
+    """The answer to Initiate or AskStatus. `missing` is half-open; `most`: maxChunkBytes, `advice`: chunkBytes."""
+
+    request: Request
+    status: Status
+    missing: tuple[Range, ...]
+    most: int | None = None
+    advice: int | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """The answer to Send: it is stored; how many seconds it took."""
+
+    request: Send
+    status: Status
+    seconds: float
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The server answered with a problem."""
+
+    request: Request
+    problem: Problem
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """No answer, or none that the protocol promises."""
+
+    request: Request
+    error: NetworkError
+
+
+Event = Known | Stored | Refused | Failed
+
+
+class Phase(Enum):
+    """Where the upload is."""
+
+    NEW = auto()
+    SENDING = auto()
+    VERIFYING = auto()
+    COMPLETE = auto()
+
+
+class Machine:
+    """One upload of one file version. `random` gives floats in [0, 1) for the jitter."""
+
+    def __init__(self, total: int, rules: Rules, random: Callable[[], float], *, resuming: bool) -> None:
+        self.total = total
+        self.session = 1
+        self.phase = Phase.SENDING if resuming else Phase.NEW
+        self.error: ChunkyError | None = None  # the last that cost or waited; for people
+        self._rules = rules
+        self._random = random
+        self._size = ChunkSize(rules.chunk_size)
+        self._missing = RangeSet([(0, total)])
+        self._lowest = total + 1  # the fewest bytes that were ever missing
+        self._ask = resuming
+        self._asking = False
+        self._sending: set[Range] = set()
+        self._stored_since_ask: list[Range] = []
+        self._busy: dict[Range, float] = {}
+        self._backwards = False
+        self._round = 1
+        self._failures = 0
+        self._waits = 0
+        self._not_before = 0.0
+        self._backing_off = False
+        self._poll_at = 0.0
+        self._poll_delay = _POLL_FIRST
+        self._renewed = False
+        self._failure: ChunkyError | None = None
+        self._giving_up: ChunkyError | None = None
+
+    # What the driver asks
+
+    @property
+    def failure(self) -> ChunkyError | None:
+        """Why the upload cannot go on; what was given up for lack of progress waits for the requests under way."""
+        if self._failure is None and not self._sending and not self._asking:
+            return self._giving_up
+        return self._failure
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much the server has, as far as is known."""
+        return self.total - self._missing.total
+
+    @property
+    def failures(self) -> int:
+        """Attempts in a row without progress."""
+        return self._failures
+
+    def wake_at(self) -> float | None:
+        """When to ask for requests again though nothing happened; None where an answer must come first."""
+        moments = list(self._busy.values())
+        if self._not_before:
+            moments.append(self._not_before)
+        if self.phase is Phase.VERIFYING and not self._asking:
+            moments.append(self._poll_at)
+        return min(moments, default=None)
+
+    def waiting(self, now: float) -> bool:
+        """Whether it holds back because of a failure or because it was asked to."""
+        return now < self._not_before
+
+    def requests(self, now: float) -> list[Request]:
+        """The requests to make now; each must be answered by one event."""
+        if self._failure or self._giving_up or self.phase is Phase.COMPLETE or now < self._not_before:
+            return []
+        self._not_before = 0.0
+        self._look_at_busy(now)
+        if self._asking:
+            return []
+        if self.phase is Phase.NEW:
+            self._asking = True
+            return [Initiate(self.session, self._round)]
+        if self._ask or (self.phase is Phase.VERIFYING and now >= self._poll_at):
+            self._asking, self._ask = True, False
+            self._stored_since_ask.clear()
+            return [AskStatus(self.session, self._round)]
+        return list(self._sends()) if self.phase is Phase.SENDING else []
+
+    # What the driver tells
+
+    def handle(self, event: Event, now: float) -> None:
+        """Take in the answer to a request."""
+        request = event.request
+        if isinstance(request, Send):
+            self._sending.discard(request.chunk)
+        else:
+            self._asking = False
+        if request.session != self.session:
+            return
+        if isinstance(event, Known):
+            self._known(event, now)
+        elif isinstance(event, Stored):
+            self._stored(event, now)
+        elif isinstance(event, Refused):
+            self._refused(event, now)
+        else:
+            self._ask_again(request)
+            if isinstance(request, Send):
+                self._size.cut(request.chunk[1] - request.chunk[0])
+            self._failed(request, event.error, event.error.retry_after, now)
+
+    def _known(self, event: Known, now: float) -> None:
+        self._size.learn(event.most, event.advice)
+        if event.status != "incomplete":
+            self._finishing(event.status, now)
+            return
+        self.phase = Phase.SENDING
+        believed = self._missing.total
+        self._missing = RangeSet(event.missing)
+        for start, stop in self._stored_since_ask:
+            self._missing.remove(start, stop)
+        if self._missing.total < self._lowest:
+            self._progress()
+        elif self._missing.total > believed or not self._missing:
+            taken_back = NetworkError("the server lists as missing what it had said was stored")
+            self._ask = not self._missing
+            self._failed(event.request, taken_back, None, now)
+
+    def _stored(self, event: Stored, now: float) -> None:
+        start, stop = event.request.chunk
+        self._missing.remove(start, stop)
+        self._stored_since_ask.append((start, stop))
+        self._size.took(stop - start, event.seconds)
+        if self._missing.total < self._lowest:
+            self._progress()
+        if event.status != "incomplete":
+            self._finishing(event.status, now)
+        elif not self._missing:
+            self._ask = True
+
+    def _finishing(self, status: Status, now: float) -> None:
+        self._missing = RangeSet()
+        if status == "complete":
+            self.phase = Phase.COMPLETE
+            return
+        if self.phase is not Phase.VERIFYING:
+            self.phase, self._poll_delay = Phase.VERIFYING, _POLL_FIRST
+        self._poll_at = now + self._poll_delay
+        self._poll_delay = min(self._poll_delay * 1.5, _POLL_MOST)
+
+    def _refused(self, event: Refused, now: float) -> None:
+        request, found = event.request, event.problem
+        self.error = found
+        if found.action == "new-session" and not self._renewed:
+            self._renew()
+        elif found.name == "chunk-in-progress" and isinstance(request, Send):
+            self._busy[request.chunk] = now + _seconds(found.retry_after, _BUSY_SECONDS)
+            self._backwards = not self._backwards
+        elif found.action == "wait" and (found.name != "storage-full" or self._rules.wait_when_full):
+            self._ask_again(request)
+            self._hold(request, found.retry_after, now)
+        elif found.action == "wait":
+            self._giving_up = found
+        elif found.action == "smaller-chunks":
+            self._smaller(request, found, now)
+        elif found.action in ("refresh-status", "retry"):
+            self._ask_again(request)
+            self._failed(request, found, found.retry_after, now)
+        else:
+            self._failure = found
+
+    # The rules behind them
+
+    def _renew(self) -> None:
+        """Open another session for the same version; answers for the old one are ignored from here on."""
+        self._renewed = True
+        self.session += 1
+        self.phase = Phase.NEW
+        self._missing = RangeSet([(0, self.total)])
+        self._lowest = self.total + 1
+        self._ask = False
+        self._busy.clear()
+        self._stored_since_ask.clear()
+
+    def _smaller(self, request: Request, found: Problem, now: float) -> None:
+        length = request.chunk[1] - request.chunk[0] if isinstance(request, Send) else 0
+        if length <= MIN_CHUNK_BYTES:
+            self._failure = found
+            return
+        limit = found.members.get("maxChunkBytes")
+        self._size.limit(limit if isinstance(limit, int) and 0 < limit < length else length // 2)
+        self._failed(request, found, found.retry_after, now, back_off=False)
+
+    def _ask_again(self, request: Request) -> None:
+        """After a failure the server is asked what it has before anything is sent again."""
+        self._ask = self.phase is not Phase.NEW
+
+    def _progress(self) -> None:
+        self._lowest = self._missing.total
+        self._failures = self._waits = 0
+        self._giving_up = None
+        if self._backing_off:
+            self._backing_off, self._not_before = False, 0.0
+
+    def _failed(
+        self, request: Request, error: ChunkyError, retry_after: float | None, now: float, *, back_off: bool = True
+    ) -> None:
+        if request.round != self._round:
+            return
+        self._round += 1
+        self._failures += 1
+        self.error = error
+        if self._failures >= self._rules.attempts:
+            self._giving_up = _used_up(error, self._failures)
+        elif back_off:
+            ceiling = min(self._rules.max_wait, self._rules.base * 2.0 ** (self._failures - 1))
+            self._wait_until(now + max(self._random() * ceiling, _seconds(retry_after, 0.0)))
+            self._backing_off = retry_after is None
+
+    def _hold(self, request: Request, retry_after: float | None, now: float) -> None:
+        if request.round != self._round:
+            return
+        self._round += 1
+        self._waits += 1
+        ceiling = min(self._rules.max_wait, self._rules.base * 2.0 ** min(self._waits - 1, 30))
+        delay = _seconds(retry_after, ceiling * (0.5 + self._random() / 2))
+        self._wait_until(now + delay * (1 + self._random() / 10))  # not all waiting clients in the same moment
+        self._backing_off = False
+
+    def _wait_until(self, moment: float) -> None:
+        self._not_before = max(self._not_before, moment)
+
+    def _look_at_busy(self, now: float) -> None:
+        over = [chunk for chunk, until in self._busy.items() if until <= now]
+        for chunk in over:
+            del self._busy[chunk]
+            self._ask = self.phase is Phase.SENDING
+
+    def _sends(self) -> list[Send]:
+        sends: list[Send] = []
+        while len(self._sending) < self._rules.parallel_chunks:
+            chunk = self._next_chunk()
+            if chunk is None:
+                break
+            self._sending.add(chunk)
+            sends.append(Send(self.session, self._round, chunk))
+        return sends
+
+    def _next_chunk(self) -> Range | None:
+        taken = RangeSet([*self._sending, *self._busy])
+        length = self._size.next(self._missing.total - taken.total, self._rules.parallel_chunks)
+        gaps = reversed(list(self._missing)) if self._backwards else iter(self._missing)
+        for start, stop in gaps:
+            free = taken.missing(start, stop)
+            if free and self._backwards:
+                return max(free[-1][0], free[-1][1] - length), free[-1][1]
+            if free:
+                return free[0][0], min(free[0][1], free[0][0] + length)
+        return None
+
+
+def _seconds(retry_after: float | None, otherwise: float) -> float:
+    return otherwise if retry_after is None else max(retry_after, 0.0)
+
+
+def _used_up(error: ChunkyError, failures: int) -> Unreachable:
+    given_up = Unreachable(
+        f"{error.what}; {failures} attempts in a row without progress",
+        mend="What is stored stays stored: the same upload goes on from there.",
+    )
+    given_up.__cause__ = error
+    return given_up

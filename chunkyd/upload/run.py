@@ -1,0 +1,207 @@
+"""Drives the machine: makes the requests it asks for, with threads, and tells it the answers.
+
+The machine is touched by the driving thread only; the threads of the crew see requests and return events.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections.abc import Callable
+
+import msgspec
+
+from chunkyd.clock import Clock
+from chunkyd.errors import NetworkError, Problem
+from chunkyd.protocol import messages
+from chunkyd.protocol.ranges import Range
+from chunkyd.upload.control import LOOK_SECONDS, Control
+from chunkyd.upload.crew import Crew
+from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.machine import (
+    AskStatus,
+    Event,
+    Failed,
+    Initiate,
+    Known,
+    Machine,
+    Phase,
+    Refused,
+    Request,
+    Rules,
+    Send,
+    Stored,
+)
+from chunkyd.upload.memory import Memory, Remembered, UploadKey
+from chunkyd.upload.source import Source
+from chunkyd.upload.transport import Body, Client
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a run carries over: one version of one file."""
+
+    key: UploadKey
+    source: Source
+    file_hash: str
+    rules: Rules
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """How a run stands."""
+
+    phase: str
+    bytes_done: int
+    bytes_sent: int
+    detail: str
+
+
+class Run:
+    """One session's worth of work: from opening or finding it to `complete`."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: Client,
+        memory: Memory,
+        control: Control,
+        limiter: Limiter | None,
+        clock: Clock,
+        report: Callable[[Picture], None],
+        session_id: str | None,
+    ) -> None:
+        self._assignment = assignment
+        self._client = client
+        self._memory = memory
+        self._control = control
+        self._limiter = limiter
+        self._clock = clock
+        self._report = report
+        self._switch = control.fresh_switch()
+        self._guard = threading.Lock()
+        self._under_way: dict[Range, int] = {}
+        self._keys: dict[int, str] = {}
+        self._sessions: dict[int, str] = {1: session_id} if session_id is not None else {}
+        self._machine = Machine(
+            assignment.source.size, assignment.rules, random.random, resuming=session_id is not None
+        )
+        self.bytes_sent = 0
+        self.found_bytes: int | None = None  # what the server had when it first said so
+        self.instant = False
+
+    @property
+    def session_id(self) -> str:
+        """The session that counted in the end."""
+        return self._sessions[max(self._sessions)]
+
+    def run(self) -> None:
+        """Work until the server says complete; raises why it cannot."""
+        source = self._assignment.source
+        crew: Crew[Request, Event] = Crew(self._perform, source.share, source.close)
+        try:
+            while self._machine.phase is not Phase.COMPLETE:
+                self._step(crew)
+        finally:
+            self._switch.pull()
+            crew.close()
+
+    def _step(self, crew: Crew[Request, Event]) -> None:
+        self._control.check()
+        self._assignment.source.keep_lease()
+        if self._machine.failure is not None:
+            raise self._machine.failure
+        now = self._clock.monotonic()
+        if not self._control.paused:
+            for request in self._machine.requests(now):
+                crew.submit(request)
+        self._report(self._picture(now))
+        wake = self._machine.wake_at()
+        event = crew.outcome(LOOK_SECONDS if wake is None else min(LOOK_SECONDS, wake - now))
+        if event is not None:
+            self._machine.handle(event, self._clock.monotonic())
+            self._note_found(event)
+
+    def _note_found(self, event: Event) -> None:
+        if isinstance(event, Known) and self.found_bytes is None:
+            self.instant = isinstance(event.request, Initiate) and self._machine.phase is not Phase.SENDING
+            self.found_bytes = 0 if isinstance(event.request, Initiate) else self._machine.stored_bytes
+
+    def _picture(self, now: float) -> Picture:
+        with self._guard:
+            under_way = sum(self._under_way.values())
+            sent = self.bytes_sent
+        if self._control.paused:
+            phase = "paused"
+        elif self._machine.waiting(now):
+            phase = "waiting"
+        else:
+            phase = "verifying" if self._machine.phase is Phase.VERIFYING else "sending"
+        done = min(self._machine.total, self._machine.stored_bytes + under_way)
+        detail = self._machine.error.what if self._machine.error is not None and phase == "waiting" else ""
+        return Picture(phase, done, sent, detail)
+
+    # In the crew's threads
+
+    def _perform(self, request: Request) -> Event:
+        try:
+            if isinstance(request, Send):
+                return self._send(request)
+            return self._initiate(request) if isinstance(request, Initiate) else self._ask(request)
+        except Problem as found:
+            return Refused(request, found)
+        except NetworkError as error:
+            return Failed(request, error)
+
+    def _initiate(self, request: Initiate) -> Event:
+        assignment, source = self._assignment, self._assignment.source
+        source.check()
+        self._drop_session(request.session - 1)
+        key = self._keys.setdefault(request.session, uuid.uuid4().hex)
+        wanted = messages.Initiate(
+            assignment.file_hash, source.size, assignment.key.path, source.fingerprint.mtime_ns, source.mode
+        )
+        opened = self._client.initiate(wanted, key, self._switch)
+        session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
+        counting = self._memory.remember(assignment.key, session).session_id
+        self._sessions[request.session] = counting
+        if counting != opened.session_id:  # another process was faster: share its session
+            self._end(opened.session_id)
+            return self._ask(request)
+        return Known(request, opened.status, opened.missing, opened.max_chunk_bytes, opened.chunk_bytes)
+
+    def _drop_session(self, number: int) -> None:
+        """The server does not know this session any more."""
+        session_id = self._sessions.get(number)
+        if session_id is not None:
+            self._memory.forget(self._assignment.key, session_id)
+            self._memory.ended(self._assignment.key.url, session_id)
+
+    def _end(self, session_id: str) -> None:
+        self._client.end(session_id, self._assignment.file_hash, self._switch)
+        self._memory.ended(self._assignment.key.url, session_id)
+
+    def _ask(self, request: AskStatus | Request) -> Event:
+        assignment = self._assignment
+        session_id = self._sessions[request.session]
+        standing = self._client.status(session_id, assignment.file_hash, assignment.source.size, self._switch)
+        return Known(request, standing.status, standing.missing)
+
+    def _send(self, request: Send) -> Event:
+        began = self._clock.monotonic()
+        assignment, source, chunk = self._assignment, self._assignment.source, request.chunk
+        digest = source.crc32c(chunk, self._control.check)
+        source.check()
+        body = Body(source, chunk, self._limiter, self._control.check, lambda count: self._count(chunk, count))
+        try:
+            status = self._client.chunk(
+                self._sessions[request.session], assignment.file_hash, chunk, source.size, digest, body, self._switch
+            )
+        finally:
+            with self._guard:
+                self._under_way.pop(chunk, None)
+        return Stored(request, status, self._clock.monotonic() - began)
+
+    def _count(self, chunk: Range, count: int) -> None:
+        with self._guard:
+            self.bytes_sent += count
+            self._under_way[chunk] = self._under_way.get(chunk, 0) + count

@@ -1,0 +1,219 @@
+"""The file that is sent: opened once, locked for reading, fingerprinted, hashed and read as a stream.
+
+Rules: what is sent is what the one open descriptor reads, so a file replaced by rename is sent in its old, whole
+version. Nothing is ever mapped into memory: a mapped file that shrinks kills the process. A read that comes back
+short means that the file changed, never that the network failed. A lease that is asked back is given up at once,
+because the writer waits for it, and counts as a change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import google_crc32c
+
+from chunkyd.errors import SourceChanged, SourceError, SourceGone, SourceUnreadable
+from chunkyd.files import Fingerprint, fingerprint, is_regular
+from chunkyd.protocol.paths import readable
+from chunkyd.protocol.ranges import Range
+
+READ_BYTES = 1024 * 1024
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+_UNSTABLE_INODES = frozenset({"vfat", "msdos", "exfat", "fuse", "fuseblk", "ntfs", "ntfs3"})
+_leases = threading.Event()
+
+
+def install_lease_handler() -> None:
+    """Let this process take leases; called once by programs, from their main thread.
+
+    A broken lease sends SIGIO, whose default ends the process. Ignoring it loses nothing: the descriptor itself is
+    asked between reads (F_GETLEASE), and no handler has to run in a main thread that is busy elsewhere.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    _leases.set()
+
+
+class Source:
+    """One open regular file; `fingerprint` is the version it had when it was opened.
+
+    Raises SourceGone, SourceUnreadable, or SourceChanged where another program holds it locked for writing.
+    """
+
+    def __init__(self, path: str | bytes) -> None:
+        self.path = os.fsencode(path)
+        self._users = 1
+        self._guard = threading.Lock()
+        self._leased = False
+        self._descriptor = self._open()
+        try:
+            status = os.fstat(self._descriptor)
+            if not is_regular(status):
+                raise SourceUnreadable(f"{self._name} is not a regular file", mend="Only regular files are sent.")
+            os.set_blocking(self._descriptor, True)
+            self._lock()
+            self.mode = status.st_mode & 0o777
+            self.fingerprint = fingerprint(os.fstat(self._descriptor))
+            self._take_lease()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @property
+    def _name(self) -> str:
+        return readable(self.path)
+
+    @property
+    def size(self) -> int:
+        """How many bytes this version has."""
+        return self.fingerprint.size
+
+    def identity(self) -> Fingerprint:
+        """The fingerprint to remember: without what means nothing where inodes are not stable (vfat, exfat, FUSE)."""
+        found = self.fingerprint
+        if _file_system(self._descriptor) not in _UNSTABLE_INODES:
+            return found
+        return Fingerprint(device=0, inode=0, size=found.size, mtime_ns=found.mtime_ns, ctime_ns=0)
+
+    def _open(self) -> int:
+        try:  # O_NONBLOCK: opening a FIFO must not wait for its writer
+            return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: OSError) -> SourceError:
+        if error.errno in _GONE:
+            return SourceGone(f"{self._name} is no longer there")
+        if error.errno == errno.ELOOP:
+            return SourceUnreadable(f"{self._name} is a symbolic link", mend="Only regular files are sent.")
+        if error.errno == errno.EAGAIN:  # a leased file whose break is awaited: somebody is just opening it
+            return SourceChanged(f"{self._name} is being opened for writing")
+        reason = os.strerror(error.errno or 0)
+        return SourceUnreadable(f"{self._name} cannot be read: {reason}", mend="Check its permissions and its disk.")
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SourceChanged(
+                f"{self._name} is locked by another program", mend="It can be sent once it is released."
+            ) from error
+        except OSError:
+            return  # a file system without locks: the fingerprint still tells of a change
+
+    def _take_lease(self) -> None:
+        if not _leases.is_set():
+            return
+        with contextlib.suppress(OSError):  # not our file, a writer has it open, or no leases on this file system
+            fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            self._leased = True
+
+    def keep_lease(self) -> None:
+        """Give a lease that is asked back up at once; SourceChanged then. Costs one call to the kernel."""
+        if not self._leased:
+            return
+        with self._guard:
+            if not self._leased or fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
+                return
+            self._leased = False
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        raise SourceChanged(f"{self._name} is being opened for writing")
+
+    def check(self) -> None:
+        """Raise SourceChanged or SourceGone unless the open file is still the version it was and the path exists."""
+        self.keep_lease()
+        try:
+            status = os.fstat(self._descriptor)
+            os.lstat(self.path)
+        except OSError as error:
+            raise self._translated(error) from error
+        found = fingerprint(status)
+        if status.st_nlink == 0:  # replaced by rename: losing its name touched ctime, and ctime only
+            found = Fingerprint(found.device, found.inode, found.size, found.mtime_ns, self.fingerprint.ctime_ns)
+        if not found.same_version(self.fingerprint, stable_inodes=self.identity().inode != 0):
+            raise SourceChanged(f"{self._name} changed while it was being sent")
+
+    def read(self, start: int, length: int) -> bytes:
+        """Up to `length` bytes at `start`; SourceChanged where the file has none there any more."""
+        self.keep_lease()
+        try:
+            piece = os.pread(self._descriptor, length, start)
+        except OSError as error:
+            raise self._translated(error) from error
+        if not piece and length:
+            raise SourceChanged(f"{self._name} shrank while it was being read")
+        return piece
+
+    def crc32c(self, chunk: Range, proceed: Callable[[], None]) -> bytes:
+        """The CRC-32C of a range, four bytes; `proceed` is called between reads and may raise.
+
+        A pass of its own before the chunk is sent: the digest stands in the head. It costs little beside sending (the
+        second read comes from the page cache) and a chunk held in memory instead would cost its size per connection.
+        """
+        value = 0
+        start, stop = chunk
+        while start < stop:
+            proceed()
+            piece = self.read(start, min(READ_BYTES, stop - start))
+            value = google_crc32c.extend(value, piece)
+            start += len(piece)
+        return int(value).to_bytes(4, "big")
+
+    def sha256(self, proceed: Callable[[int], None]) -> str:
+        """The file hash; `proceed(bytes read so far)` is called between reads and may raise.
+
+        Raises SourceChanged where the file is not the same before and after: only a version that existed gets a hash.
+        """
+        running = hashlib.sha256()
+        buffer = memoryview(bytearray(min(READ_BYTES, max(self.size, 1))))
+        done = 0
+        while done < self.size:
+            proceed(done)
+            done += self._hash_piece(running.update, buffer[: self.size - done], done)
+        self.check()
+        return running.hexdigest()
+
+    def _hash_piece(self, update: Callable[[memoryview], None], buffer: memoryview, start: int) -> int:
+        self.keep_lease()
+        try:
+            count = os.preadv(self._descriptor, [buffer], start)
+        except OSError as error:
+            raise self._translated(error) from error
+        if count == 0:
+            raise SourceChanged(f"{self._name} shrank while it was being read")
+        update(buffer[:count])
+        return count
+
+    def share(self) -> None:
+        """Count one more user; each `close` takes one away, and the last one closes the file."""
+        with self._guard:
+            self._users += 1
+
+    def close(self) -> None:
+        """Leave; with the last user the lock and the lease end."""
+        with self._guard:
+            self._users -= 1
+            if self._users == 0:
+                self._leased = False
+                os.close(self._descriptor)
+
+
+def _file_system(descriptor: int) -> str:
+    """The type of the file system a descriptor is on, without its subtype; empty where it cannot be told."""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+            mount = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), "")
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                if line.split(" ", 1)[0] == mount:
+                    return line.split(" - ", 1)[1].split(" ", 1)[0].split(".", 1)[0]
+    except (OSError, IndexError):
+        return ""
+    return ""

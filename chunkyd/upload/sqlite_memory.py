@@ -1,0 +1,201 @@
+"""The library's own memory: one SQLite file in the user's state folder, shared by any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+
+from chunkyd.errors import StateError, StorageFull
+from chunkyd.files import Fingerprint, make_durable_folder
+from chunkyd.upload.memory import Remembered, UploadKey
+
+_SCHEMA_VERSION = 1
+_SCHEMA = (
+    """CREATE TABLE sessions (
+        url TEXT NOT NULL, source BLOB NOT NULL, path BLOB NOT NULL,
+        session_id TEXT NOT NULL, file_hash TEXT NOT NULL, total_bytes INTEGER NOT NULL,
+        device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        ctime_ns INTEGER NOT NULL,
+        PRIMARY KEY (url, source, path)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE hashes (
+        source BLOB NOT NULL PRIMARY KEY, file_hash TEXT NOT NULL,
+        device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        ctime_ns INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TABLE endings (
+        url TEXT NOT NULL, session_id TEXT NOT NULL, file_hash TEXT NOT NULL, PRIMARY KEY (url, session_id)
+    ) WITHOUT ROWID""",
+)
+_KNOWN_HASH = "SELECT file_hash, device, inode, size, mtime_ns, ctime_ns FROM hashes WHERE source = ?"
+_KEEP_HASH = "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)"
+_DROP_HASH = "DELETE FROM hashes WHERE source = ?"
+_SESSION = (
+    "SELECT session_id, file_hash, total_bytes, device, inode, size, mtime_ns, ctime_ns FROM sessions"
+    " WHERE url = ? AND source = ? AND path = ?"
+)
+_KEEP_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DROP_SESSION = "DELETE FROM sessions WHERE url = ? AND source = ? AND path = ?"
+_ENDINGS = "SELECT session_id, file_hash FROM endings WHERE url = ?"
+_END_LATER = "INSERT OR IGNORE INTO endings VALUES (?, ?, ?)"
+_ENDED = "DELETE FROM endings WHERE url = ? AND session_id = ?"
+
+
+def default_path() -> str:
+    """Where the library keeps its memory: one file in the user's state folder."""
+    import platformdirs
+
+    return os.path.join(platformdirs.user_state_dir("chunkyd"), "uploads.sqlite3")
+
+
+class SqliteMemory:
+    """A `Memory` in one SQLite file. Raises StateError and StorageFull."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = os.path.abspath(path or default_path())
+        self._lock = threading.Lock()
+        with _translated(self.path):
+            make_durable_folder(os.path.dirname(self.path))
+            # one connection for all threads, behind our own lock; transactions are begun by hand
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        with _translated(self.path):
+            os.chmod(self.path, 0o600)  # session IDs are keys
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
+        with self._transaction() as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version > _SCHEMA_VERSION:
+                raise StateError(
+                    f"{self.path} was written by a newer version of this program",
+                    mend="Update this program, or name another file.",
+                )
+            if version == 0:
+                for statement in _SCHEMA:
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. IMMEDIATE: of two deferred ones that have read and now write, one fails at once."""
+        with self._lock, _translated(self.path):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # a full disk has rolled it back already
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _rows(self, question: str, *values: object) -> list[tuple[object, ...]]:
+        with self._lock, _translated(self.path):
+            return self._database.execute(question, values).fetchall()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
+        """The hash taken of exactly this version, or None."""
+        for file_hash, *columns in self._rows(_KNOWN_HASH, key.source):
+            if _fingerprint(columns).same_version(fingerprint):
+                return str(file_hash)
+        return None
+
+    def remember_hash(self, key: UploadKey, fingerprint: Fingerprint, file_hash: str) -> None:
+        """A hash was taken."""
+        with self._transaction() as database:
+            database.execute(_KEEP_HASH, (key.source, file_hash, *_columns(fingerprint)))
+
+    def recall(self, key: UploadKey) -> Remembered | None:
+        """The session under way for this upload, of whatever version."""
+        rows = self._rows(_SESSION, key.url, key.source, key.path)
+        return _remembered(rows[0]) if rows else None
+
+    def remember(self, key: UploadKey, session: Remembered) -> Remembered:
+        """Keep a new session, and return the one that counts."""
+        with self._transaction() as database:
+            row = database.execute(_SESSION, (key.url, key.source, key.path)).fetchone()
+            there = _remembered(row) if row is not None else None
+            if there is not None and there.file_hash == session.file_hash:
+                if there.session_id != session.session_id:
+                    database.execute(_END_LATER, (key.url, session.session_id, session.file_hash))
+                return there
+            if there is not None:
+                database.execute(_END_LATER, (key.url, there.session_id, there.file_hash))
+            columns = (session.session_id, session.file_hash, session.total_bytes, *_columns(session.fingerprint))
+            database.execute(_KEEP_SESSION, (key.url, key.source, key.path, *columns))
+        return session
+
+    def completed(self, key: UploadKey) -> None:
+        """The server said complete: record it, and move the session to the endings."""
+        with self._transaction() as database:
+            _give_up(database, key, None)
+
+    def forget(self, key: UploadKey, session_id: str, *, rehash: bool = False) -> None:
+        """This session is given up: move it to the endings if it still counts; `rehash` drops the hash taken too."""
+        with self._transaction() as database:
+            _give_up(database, key, session_id)
+            if rehash:
+                database.execute(_DROP_HASH, (key.source,))
+
+    def endings(self, url: str) -> list[tuple[str, str]]:
+        """Session ID and file hash of every session at this server that is still to be ended."""
+        return [(str(session_id), str(file_hash)) for session_id, file_hash in self._rows(_ENDINGS, url)]
+
+    def ended(self, url: str, session_id: str) -> None:
+        """The server says that this session is gone."""
+        with self._transaction() as database:
+            database.execute(_ENDED, (url, session_id))
+
+
+def _give_up(database: sqlite3.Connection, key: UploadKey, session_id: str | None) -> None:
+    row = database.execute(_SESSION, (key.url, key.source, key.path)).fetchone()
+    if row is not None and session_id in (None, row[0]):
+        database.execute(_END_LATER, (key.url, row[0], row[1]))
+        database.execute(_DROP_SESSION, (key.url, key.source, key.path))
+
+
+def _remembered(row: tuple[object, ...]) -> Remembered:
+    session_id, file_hash, total_bytes, *columns = row
+    return Remembered(str(session_id), str(file_hash), _fingerprint(columns), int(str(total_bytes)))
+
+
+def _columns(found: Fingerprint) -> tuple[int, int, int, int, int]:
+    return (_signed(found.device), _signed(found.inode), found.size, found.mtime_ns, found.ctime_ns)
+
+
+def _fingerprint(columns: list[object]) -> Fingerprint:
+    device, inode, size, mtime_ns, ctime_ns = (int(str(column)) for column in columns)
+    return Fingerprint(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns)
+
+
+def _signed(number: int) -> int:
+    """SQLite's integers are signed; inode numbers may use all 64 bits."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """SQLite's and the file system's errors as this project's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise StorageFull(f"{path} cannot be written: the disk is full", mend="Make room and try again.") from error
+        raise StateError(
+            f"{path} cannot be used: {error}", mend="Check its folder, move it aside, or name another file."
+        ) from error
+    except OSError as error:
+        raise StateError(f"{path} cannot be used: {error.strerror}", mend="Check its folder.") from error

@@ -1,0 +1,261 @@
+"""One file to one server: open, hash, find or open the session, send what is missing, see it complete, end the session.
+
+    from chunkyd.upload.uploader import Uploader
+    result = Uploader("https://files.example.org", "footage.mov", token="…").upload()
+
+Rules: the session is remembered before the first chunk, the completion before the session is ended; a session that is
+given up is ended before its successor is opened; a file that changed is never reported as sent.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import Literal, cast
+
+import msgspec
+
+from chunkyd.clock import Clock, SystemClock
+from chunkyd.errors import ChunkyError, NetworkError, Problem, SourceChanged, UsageError
+from chunkyd.files import Fingerprint
+from chunkyd.protocol.messages import EMPTY_FILE_HASH
+from chunkyd.protocol.paths import check_path
+from chunkyd.upload.control import Control
+from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.machine import Rules
+from chunkyd.upload.memory import Memory, Remembered, UploadKey
+from chunkyd.upload.progress import Meter, Phase, Progress, seconds_left
+from chunkyd.upload.run import Assignment, Picture, Run
+from chunkyd.upload.source import Source
+from chunkyd.upload.sqlite_memory import SqliteMemory
+from chunkyd.upload.transport import Client
+
+_REMEMBERED_HASH_BYTES = 4 * 1024 * 1024  # a smaller file is hashed again faster than its hash is written down
+_REPORT_SECONDS = 0.1
+
+
+class Result(msgspec.Struct, frozen=True):
+    """An upload that is complete: published, durable, with this hash.
+
+    `bytes_sent`: over the wire in this run; `resumed_from`: bytes the server had when this run began; `instant`: the
+    server had this version already. `fingerprint`: the version that was sent.
+    """
+
+    file_hash: str
+    size: int
+    bytes_sent: int
+    resumed_from: int
+    session_id: str
+    instant: bool
+    fingerprint: Fingerprint
+
+
+class Uploader:
+    """One upload of one file. `upload` works in the calling thread; the other methods may be called from any other.
+
+    `name`: the published path, by default the file's base name. `state`: the file of the session memory, by default
+    one in the user's state folder; `memory` takes its place. `expected`: the version to send; another one raises
+    SourceChanged. `client`: a shared one; it brings URL, token and the like. Sizes in bytes, times in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str | bytes,
+        *,
+        name: str | bytes | None = None,
+        token: str | None = None,
+        memory: Memory | None = None,
+        state: str | None = None,
+        parallel_chunks: int = 4,
+        chunk_size: int | None = None,
+        attempts: int = 5,
+        base: float = 1.0,
+        max_wait: float = 300.0,
+        wait_when_full: bool = True,
+        verify: Literal["changed", "always"] = "changed",
+        limiter: Limiter | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        allow_plain: bool = False,
+        client: Client | None = None,
+        clock: Clock | None = None,
+        stop: threading.Event | None = None,
+        expected: Fingerprint | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._path = os.path.abspath(os.fsencode(path))
+        self._own_client = client is None
+        self._client = client or Client(
+            url, token=token, ca_file=ca_file, proxy=proxy, allow_plain=allow_plain, clock=self._clock
+        )
+        self._key = UploadKey(self._client.url, self._path, _published(self._path, name))
+        self._memory = memory
+        self._state = state
+        self._rules = Rules(attempts, base, max_wait, max(1, parallel_chunks), chunk_size, wait_when_full)
+        self._verify = verify
+        self._limiter = limiter
+        self._progress = progress
+        self._expected = expected
+        self._control = Control(stop)
+        self._meter = Meter()
+        self._reported: tuple[float, str] = (float("-inf"), "")
+
+    def pause(self) -> None:
+        """Send nothing new; chunks under way end. The session stays."""
+        self._control.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._control.resume()
+
+    def stop(self) -> None:
+        """Make `upload` raise Interrupted within a second, whatever it is doing."""
+        self._control.stop()
+
+    def upload(self) -> Result:
+        """Carry the file over.
+
+        Raises SourceGone, SourceChanged, SourceUnreadable; Problem and NotChunky (the server's answer, to be acted on);
+        Unreachable (attempts used up; resumable), Interrupted (resumable), StorageFull and StateError (this machine).
+        """
+        memory = self._memory or SqliteMemory(self._state)
+        try:
+            source = Source(self._path)
+            try:
+                return self._upload(source, memory)
+            finally:
+                source.close()
+        finally:
+            if isinstance(memory, SqliteMemory) and memory is not self._memory:
+                memory.close()
+            if self._own_client:
+                self._client.close()
+
+    def _upload(self, source: Source, memory: Memory) -> Result:
+        identity = source.identity()
+        if self._expected is not None and not identity.same_version(self._expected, stable_inodes=identity.inode != 0):
+            raise SourceChanged("the file is not the version that was to be sent")
+        remembered = memory.recall(self._key)
+        file_hash = self._hash(source, identity, remembered, memory)
+        if remembered is not None and (remembered.file_hash, remembered.total_bytes) != (file_hash, source.size):
+            memory.forget(self._key, remembered.session_id)
+            self._end_with_patience(remembered, memory)
+            remembered = None
+        self._end_leftovers(memory)
+        assignment = Assignment(self._key, source, file_hash, self._rules)
+        run = self._run(assignment, memory, remembered.session_id if remembered else None)
+        result = Result(
+            file_hash,
+            source.size,
+            run.bytes_sent,
+            run.found_bytes or 0,
+            run.session_id,
+            run.instant,
+            source.fingerprint,
+        )
+        if remembered is not None and not remembered.fingerprint.same_version(identity):
+            self._run(assignment, memory, None)  # same bytes, new time or mode: the server only updates those
+        self._tell(Picture("done", source.size, result.bytes_sent, ""), source.size)
+        return result
+
+    def _run(self, assignment: Assignment, memory: Memory, session_id: str | None) -> Run:
+        size = assignment.source.size
+
+        def report(picture: Picture) -> None:
+            self._tell(picture, size)
+
+        run = Run(assignment, self._client, memory, self._control, self._limiter, self._clock, report, session_id)
+        try:
+            run.run()
+        except Problem as found:
+            if found.action == "rehash":
+                memory.forget(self._key, run.session_id, rehash=True)
+            raise
+        assignment.source.check()
+        memory.completed(self._key)
+        self._end(run.session_id, assignment.file_hash, memory)
+        return run
+
+    # The file's hash
+
+    def _hash(self, source: Source, identity: Fingerprint, remembered: Remembered | None, memory: Memory) -> str:
+        if source.size == 0:
+            return EMPTY_FILE_HASH
+        if self._verify == "changed":
+            if remembered is not None and remembered.fingerprint.same_version(identity):
+                return remembered.file_hash
+            known = memory.known_hash(self._key, identity) if source.size > _REMEMBERED_HASH_BYTES else None
+            if known is not None:
+                return known
+
+        def proceed(done: int) -> None:
+            self._control.hold()
+            self._tell(Picture("hashing", done, 0, ""), source.size)
+
+        file_hash = source.sha256(proceed)
+        if source.size > _REMEMBERED_HASH_BYTES:
+            memory.remember_hash(self._key, identity, file_hash)
+        return file_hash
+
+    # Sessions to be ended
+
+    def _end(self, session_id: str, file_hash: str, memory: Memory) -> bool:
+        """End a session; where that fails it stays among the endings. Whether the server could be asked."""
+        try:
+            self._client.end(session_id, file_hash, self._control.fresh_switch())
+        except NetworkError:
+            return False
+        except ChunkyError:
+            return True  # an answer, if not a good one: asking at once again would not make it better
+        memory.ended(self._key.url, session_id)
+        return True
+
+    def _end_with_patience(self, superseded: Remembered, memory: Memory) -> None:
+        """A superseded session ends before its successor is opened, so that it frees its space and cannot publish."""
+        for attempt in range(self._rules.attempts):
+            self._control.check()
+            if self._end(superseded.session_id, superseded.file_hash, memory):
+                return
+            ceiling = min(self._rules.max_wait, self._rules.base * 2.0**attempt)
+            self._control.sleep(random.random() * ceiling)  # noqa: S311  # jitter, not a secret
+
+    def _end_leftovers(self, memory: Memory) -> None:
+        for session_id, file_hash in memory.endings(self._key.url):
+            self._control.check()
+            if not self._end(session_id, file_hash, memory):
+                return
+
+    # Progress
+
+    def _tell(self, picture: Picture, total: int) -> None:
+        if self._progress is None:
+            return
+        now = self._clock.monotonic()
+        moment, phase = self._reported
+        if picture.phase == phase and now - moment < _REPORT_SECONDS:
+            return
+        self._reported = (now, picture.phase)
+        hashing = picture.phase == "hashing"
+        rate = self._meter.rate(picture.bytes_done if hashing else picture.bytes_sent, now)
+        self._progress(
+            Progress(
+                phase=cast(Phase, picture.phase),
+                bytes_done=picture.bytes_done,
+                bytes_total=total,
+                bytes_sent=picture.bytes_sent,
+                rate=rate,
+                seconds_left=seconds_left(total - picture.bytes_done, rate),
+                detail=picture.detail,
+            )
+        )
+
+
+def _published(path: bytes, name: str | bytes | None) -> bytes:
+    try:
+        return check_path(os.path.basename(path) if name is None else os.fsencode(name))
+    except ValueError as error:
+        raise UsageError(f"the file cannot be published under this name: {error}") from error
