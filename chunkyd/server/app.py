@@ -1,0 +1,267 @@
+"""The protocol's requests over HTTP, and nothing but HTTP: what they mean is `uploads`' business.
+
+Checks come in the protocol's order; that is why a handler reads its headers one after the other and not at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from chunkyd.errors import ChunkyError, Problem
+from chunkyd.protocol import messages, problems
+from chunkyd.protocol.digests import DIGESTS
+from chunkyd.protocol.problems import problem
+from chunkyd.protocol.ranges import to_wire
+from chunkyd.protocol.times import format_time
+from chunkyd.server.auth import Authority, Proxies, check_open_request
+from chunkyd.server.exchange import Exchange
+from chunkyd.server.headers import Head, Refused, malformed
+from chunkyd.server.opening import idempotency_digest
+from chunkyd.server.receive import BodyCut
+from chunkyd.server.session import LiveSession
+from chunkyd.server.uploads import Uploads, check_hash
+from chunkyd.settings import ServerSettings
+
+JSON_LIMIT = 64 << 10
+ADVISED_CHUNK = 16 << 20
+STOPPING_RETRY_SECONDS = 5.0
+_EVERYTHING = "/*"  # where `OPTIONS *` is routed: a route must begin with a slash
+
+Handler = Callable[[Exchange], Awaitable[Response]]
+
+log = logging.getLogger("chunkyd.server")
+
+
+class Application:
+    """The ASGI application of one server."""
+
+    def __init__(self, settings: ServerSettings, uploads: Uploads, authority: Authority) -> None:
+        self._settings = settings
+        self._uploads = uploads
+        self._authority = authority
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._drains: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        self.requests = 0  # being answered
+        self._routes = Starlette(
+            routes=[
+                _route(messages.PATH_INITIATE, POST=self._initiate),
+                _route(messages.PATH_CHUNK, PATCH=self._chunk, OPTIONS=self._limits),
+                _route(_EVERYTHING, OPTIONS=self._limits),
+                _route(messages.PATH_STATUS, GET=self._status),
+                _route(messages.PATH_END, POST=self._end),
+                _route(messages.PATH_HEALTH, GET=self._health),
+                _route(messages.PATH_READY, GET=self._ready),
+            ],
+            exception_handlers={HTTPException: _not_routed},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its head to its line in the log."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send)
+        if scope["path"] == "*":
+            scope = {**scope, "path": _EVERYTHING}
+        self.requests += 1
+        try:
+            await self._answer(exchange, {**scope, "chunky.exchange": exchange})
+        finally:
+            self.requests -= 1
+            exchange.log()
+        if exchange.body_pending:
+            await self._drain(exchange)
+
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+        exchange.address = self._proxies.client(str(scope["client"][0]), exchange.head.every("x-forwarded-for"))
+        refusal = self._refusal(exchange.head, scope)
+        if refusal is None:
+            await self._routes(scope, exchange.receive, exchange.send)
+        else:
+            await refusal(scope, exchange.receive, exchange.send)
+
+    def _refusal(self, head: Head, scope: Scope) -> Response | None:
+        """What is refused whatever is asked for."""
+        if head.size() + len(scope["path"]) + len(scope["query_string"]) > messages.MAX_HEAD_BYTES:
+            return _blank(431, f"A request's head holds at most {messages.MAX_HEAD_BYTES} bytes.")
+        if self._settings.auth == "open":
+            try:
+                check_open_request(head.optional("host"), head.optional("origin"), head.first("sec-fetch-site"))
+            except Problem as error:
+                return _refused(error)
+        return None
+
+    async def _drain(self, exchange: Exchange) -> None:
+        """After the answer; a stop of the server ends it."""
+        task = asyncio.create_task(exchange.drain(self._settings.limits.chunk))
+        self._drains.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._drains.discard(task)
+
+    def stop_drains(self) -> None:
+        """Wait for no refused body any longer."""
+        for task in self._drains:
+            task.cancel()
+
+    async def _user(self, exchange: Exchange) -> str:
+        exchange.user = await self._authority.user(exchange.head.optional("authorization"), exchange.address)
+        return exchange.user
+
+    def _refuse_when_stopping(self) -> None:
+        if self.stopping:
+            text = "The server is stopping and begins nothing new; come back in a moment."
+            raise problem("shutting-down", text, retry_after=STOPPING_RETRY_SECONDS)
+
+    async def _initiate(self, exchange: Exchange) -> Response:
+        self._refuse_when_stopping()
+        user = await self._user(exchange)
+        head = exchange.head
+        head.refuse_transfer_encoding()
+        head.require_type("application/json")
+        key = head.optional(messages.HEADER_IDEMPOTENCY_KEY)
+        body = await exchange.body(JSON_LIMIT)
+        try:
+            request = messages.decode_initiate(body)
+        except ValueError as error:
+            raise malformed(f"{error}.") from error
+        idempotency = idempotency_digest(user, key, body) if key is not None else None
+        session = await self._uploads.initiate(user, request, idempotency)
+        exchange.session = session.session_id
+        limits = self._settings.limits
+        reply = messages.SessionReply(
+            session_id=session.session_id,
+            ttl_seconds=max(1, round(limits.session_ttl)),
+            expires_at=_expires_at(session),
+            chunk_bytes=min(ADVISED_CHUNK, limits.chunk),
+            max_chunk_bytes=limits.chunk,
+            status=session.status(),
+            missing_ranges=to_wire(session.missing()),
+        )
+        return _json(reply, 201)
+
+    async def _session(self, exchange: Exchange) -> LiveSession:
+        """User, session and owner, expiry, file hash: the checks chunk and status have in common."""
+        user = await self._user(exchange)
+        exchange.session = exchange.head.one(messages.HEADER_SESSION)
+        session = await self._uploads.find(user, exchange.session)
+        check_hash(session, exchange.head.one(messages.HEADER_FILE_HASH))
+        return session
+
+    async def _chunk(self, exchange: Exchange) -> Response:
+        self._refuse_when_stopping()
+        exchange.range = (exchange.head.first("content-range") or "-").removeprefix("bytes ")[:64]
+        session = await self._session(exchange)
+        chunk = exchange.head.chunk()
+        return _json(messages.ChunkReply(await self._uploads.chunk(session, chunk, exchange.pieces())))
+
+    async def _status(self, exchange: Exchange) -> Response:
+        session = await self._uploads.status(await self._session(exchange))
+        reply = messages.StatusReply(
+            status=session.status(),
+            missing_ranges=to_wire(session.missing()),
+            total_bytes=session.total,
+            expires_at=_expires_at(session),
+        )
+        return _json(reply)
+
+    async def _end(self, exchange: Exchange) -> Response:
+        user = await self._user(exchange)
+        exchange.session = exchange.head.one(messages.HEADER_SESSION)
+        session = await self._uploads.find_to_end(user, exchange.session)
+        check_hash(session, exchange.head.one(messages.HEADER_FILE_HASH))
+        exchange.head.refuse_transfer_encoding()
+        return _json(messages.EndReply(await self._uploads.end(session)))
+
+    async def _limits(self, exchange: Exchange) -> Response:
+        limits = self._settings.limits
+        reply = messages.LimitsReply(
+            digests=list(DIGESTS), max_chunk_bytes=limits.chunk, max_file_bytes=limits.file, extensions=[]
+        )
+        response = _json(reply)
+        response.headers[messages.HEADER_VERSION] = messages.PROTOCOL_VERSION
+        return response
+
+    async def _health(self, exchange: Exchange) -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    async def _ready(self, exchange: Exchange) -> Response:
+        if self.stopping:
+            raise Refused(503, "The server is stopping.")
+        try:
+            await self._uploads.probe()
+        except (ChunkyError, OSError) as error:
+            log.warning("not ready: %s", error)
+            raise Refused(503, "Nothing can be stored now; the server's log says why.") from error
+        return Response(b'{"status":"ready"}', media_type="application/json")
+
+
+def _route(path: str, **handlers: Handler) -> Route:
+    """One handler for each method; HEAD is answered like GET, without the body."""
+
+    async def endpoint(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await _answering(request.scope["chunky.exchange"], handlers[method])
+
+    return Route(path, endpoint, methods=list(handlers))
+
+
+async def _answering(exchange: Exchange, handler: Handler) -> Response:
+    """The handler's answer, or the one its exception stands for. What nobody foresaw is told by an ID only."""
+    try:
+        return await handler(exchange)
+    except Problem as error:
+        exchange.problem = error.name
+        return _refused(error)
+    except Refused as error:
+        return _blank(error.status, error.detail)
+    except (BodyCut, TimeoutError):
+        return _blank(408, "The body did not come.")
+    except Exception:
+        log.exception("request %s failed", exchange.request_id)
+        exchange.problem = "internal"
+        text = f"The server's log has more about it, under the ID {exchange.request_id}; try again."
+        return _refused(problem("internal", text))
+
+
+def _json(reply: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(reply), status, media_type="application/json")
+
+
+def _refused(error: Problem) -> Response:
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="chunky"'
+    return Response(problems.to_document(error), error.status, headers, problems.CONTENT_TYPE)
+
+
+def _blank(status: int, detail: str) -> Response:
+    document = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return Response(msgspec.json.encode(document), status, media_type=problems.CONTENT_TYPE)
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    response = _blank(status, "There is nothing here under this path and method; docs/protocol.md lists what there is.")
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _expires_at(session: LiveSession) -> str:
+    return format_time(int(session.record.expires_at) * 1_000_000_000) or "9999-12-31T23:59:59Z"

@@ -1,0 +1,163 @@
+"""What happens after the last byte: hash, decide, publish; and the copying of a version the user already has.
+
+One task for each session that is so far. Full disks and broken catalogs make it wait and try again: what is stored
+stays stored, and the session stays `verifying`. An end is honoured until publishing has begun, and waits afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+
+from msgspec.structs import replace
+
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState
+from chunkyd.errors import ChunkyError
+from chunkyd.protocol.paths import readable
+from chunkyd.protocol.problems import problem
+from chunkyd.server.publish import Publisher, SessionLost
+from chunkyd.server.registry import Registry
+from chunkyd.server.session import LiveSession
+from chunkyd.server.threads import Threads
+from chunkyd.server.verify import Verifier
+from chunkyd.storage.base import PathConflict, Storage
+
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 30.0
+
+log = logging.getLogger("chunkyd.server")
+
+
+class Finisher:
+    """Takes sessions from all-stored, or copying, to their outcome."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        catalog: Catalog,
+        threads: Threads,
+        registry: Registry,
+        verifier: Verifier,
+        publisher: Publisher,
+    ) -> None:
+        self._storage = storage
+        self._catalog = catalog
+        self._threads = threads
+        self._registry = registry
+        self._verifier = verifier
+        self._publisher = publisher
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.user_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def start(self, session: LiveSession) -> None:
+        """Go on with this session, if there is something to go on with and nobody does already."""
+        ready = session.state in ACTIVE_STATES and session.status() == "verifying" and not session.gone
+        if ready and session.session_id not in self._tasks:
+            session.refusal = None
+            session.busy += 1
+            task = asyncio.create_task(self._run(session))
+            self._tasks[session.session_id] = task
+
+    async def wait(self, session: LiveSession, seconds: float | None) -> None:
+        """Return when its outcome is known, or after so many seconds."""
+        task = self._tasks.get(session.session_id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=seconds)
+
+    async def stop(self) -> None:
+        """Let publications under way come to their end, leave everything else to the next start."""
+        for session_id, task in self._tasks.items():
+            session = self._registry.live.get(session_id)
+            if session is None or not session.publishing:
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=3.0)
+
+    async def _run(self, session: LiveSession) -> None:
+        delay = FIRST_RETRY_SECONDS
+        try:
+            while not session.gone:
+                try:
+                    await self._finish(session)
+                    return
+                except FileNotFoundError:
+                    await self._registry.lose(session)
+                    return
+                except (ChunkyError, OSError) as error:
+                    log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
+                await asyncio.sleep(delay)
+                delay = min(LAST_RETRY_SECONDS, delay * 2)
+        except Exception:
+            log.exception("session %.8s: finishing it failed", session.session_id)
+        finally:
+            session.busy -= 1
+            self._tasks.pop(session.session_id, None)
+
+    async def _finish(self, session: LiveSession) -> None:
+        if not session.publishing and not await self._is_ready(session):
+            return
+        async with self.user_locks[session.record.user]:
+            if not session.gone:
+                session.publishing = True  # stays so over retries: only an outcome ends it
+                await self._publish(session)
+
+    async def _is_ready(self, session: LiveSession) -> bool:
+        """Whether the partial holds the file; where it does not the session has become something else."""
+        if session.state is SessionState.COPYING:
+            if await self._threads.hash(self._publisher.copy, session.record):
+                session.take_whole()
+                return True
+            await self._fall_back(session)
+            return False
+        if await self._is_whole(session):
+            return True
+        await self._kill(session)
+        return False
+
+    async def _is_whole(self, session: LiveSession) -> bool:
+        """Whether the bytes are the hash's. A crash after the rename left no partial: they were checked before it."""
+        if session.state is SessionState.PUBLISHING:
+            inode = await self._threads.record(self._storage.inode, session.session_id)
+            if inode is None:
+                return True
+        return await self._verifier.digest(session) == session.record.file_hash
+
+    async def _publish(self, session: LiveSession) -> None:
+        name = session.session_id
+        try:
+            await self._threads.record(self._publisher.publish, name)
+        except PathConflict:
+            session.become(SessionState.RECEIVING)
+            text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
+            session.refusal = problem("path-conflict", text)
+            session.publishing = False
+            return
+        except SessionLost:
+            session.gone = True
+        else:
+            session.become(SessionState.COMPLETE)
+            path = readable(session.record.target)
+            log.info("session %.8s: complete: %s of %s, %d bytes", name, path, session.record.user, session.total)
+        session.publishing = False
+        self._registry.drop(session)
+        self._verifier.forget(session)
+
+    async def _kill(self, session: LiveSession) -> None:
+        """The bytes are not the file: nothing is published, the space is freed, the session answers so from now on."""
+        name = session.session_id
+        await self._threads.record(self._catalog.move, name, ACTIVE_STATES, SessionState.DEAD)
+        session.become(SessionState.DEAD)
+        self._registry.drop(session)
+        self._verifier.forget(session)
+        log.warning("session %.8s: the bytes are not those of the hash; nothing is published", name)
+        await self._threads.record(self._storage.discard, name)
+
+    async def _fall_back(self, session: LiveSession) -> None:
+        """The kept version is not what it was: an ordinary upload, from its first byte."""
+        log.warning("session %.8s: the kept version does not match any more", session.session_id)
+        moved = await self._threads.record(self._publisher.abandon_copy, session.record)
+        if moved:
+            session.record = replace(session.record, state=SessionState.RECEIVING, reserved=False, copy_of=None)
+            session.forget_stored()
+        self._registry.count(session)

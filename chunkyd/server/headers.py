@@ -1,0 +1,101 @@
+"""Reading a request's head strictly: what is doubled, missing or malformed is said, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chunkyd.errors import Problem
+from chunkyd.protocol.digests import DIGESTS, parse_content_digest
+from chunkyd.protocol.messages import parse_content_range
+from chunkyd.protocol.problems import problem
+from chunkyd.server.uploads import Chunk
+
+
+class Refused(Exception):
+    """A refusal that the protocol's table does not name: `about:blank` with the HTTP title."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Head:
+    """The headers of one request."""
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in raw:
+            self._values.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+
+    def every(self, name: str) -> list[str]:
+        """All values of a header."""
+        return self._values.get(name.lower(), [])
+
+    def first(self, name: str) -> str | None:
+        """The first value, for headers on which nothing depends."""
+        values = self.every(name)
+        return values[0] if values else None
+
+    def optional(self, name: str) -> str | None:
+        """The value, None where there is none; malformed-request where there are two."""
+        values = self.every(name)
+        if len(values) > 1:
+            raise malformed(f"{name} is there {len(values)} times.")
+        return values[0] if values else None
+
+    def one(self, name: str) -> str:
+        """The value; malformed-request where there is none, or two."""
+        value = self.optional(name)
+        if value is None:
+            raise malformed(f"{name} is missing.")
+        return value
+
+    def size(self) -> int:
+        """About the bytes these headers took."""
+        return sum(len(name) + len(value) + 4 for name, values in self._values.items() for value in values)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return bool(self.every("transfer-encoding")) or self.first("content-length") not in (None, "0")
+
+    def length(self) -> int:
+        """The body's declared length; malformed-request (411) where it is not declared."""
+        self.refuse_transfer_encoding()
+        text = self.optional("content-length")
+        if text is None:
+            raise malformed("Content-Length is missing.", status=411)
+        if not text.isascii() or not text.isdigit():
+            raise malformed("Content-Length is not a number.")
+        return int(text)
+
+    def refuse_transfer_encoding(self) -> None:
+        """Lengths are declared, never told on the way."""
+        if self.every("transfer-encoding"):
+            raise malformed("Transfer-Encoding is not taken; send Content-Length.", status=411)
+
+    def require_type(self, wanted: str) -> None:
+        """Anything but this Content-Type is 415."""
+        found = (self.optional("content-type") or "").partition(";")[0].strip().lower()
+        if found != wanted:
+            raise Refused(415, f"Content-Type must be {wanted}.")
+
+    def chunk(self) -> Chunk:
+        """What the head of a chunk says."""
+        length = self.length()
+        self.require_type("application/octet-stream")
+        content_range, content_digest = self.one("Content-Range"), self.one("Content-Digest")
+        try:
+            chunk, total = parse_content_range(content_range)
+            digests = parse_content_digest(content_digest)
+        except ValueError as error:
+            raise malformed(f"{error}.") from error
+        if not digests:
+            raise malformed(f"Content-Digest names none of {', '.join(DIGESTS)}.")
+        return Chunk(chunk, total, length, digests)
+
+
+def malformed(text: str, status: int | None = None) -> Problem:
+    """The problem malformed-request."""
+    return problem("malformed-request", text, status=status)

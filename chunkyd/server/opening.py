@@ -1,0 +1,178 @@
+"""Opening sessions: everything that is judged at an initiate (rules 8 to 10 of the protocol).
+
+The order: hash, size, the same initiate again, the user's own version, the user's allowance, space. A partial is made
+before its session is recorded, so a crash in between leaves a file nobody knows, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+
+from msgspec.structs import replace
+
+from chunkyd.catalog.base import Catalog, SessionRecord, SessionState
+from chunkyd.protocol.digests import is_file_hash
+from chunkyd.protocol.messages import EMPTY_FILE_HASH, Initiate
+from chunkyd.protocol.problems import problem
+from chunkyd.server.finish import Finisher
+from chunkyd.server.ledger import Ledger
+from chunkyd.server.publish import Publisher
+from chunkyd.server.registry import Registry
+from chunkyd.server.session import LiveSession
+from chunkyd.server.steady import SteadyTime
+from chunkyd.server.threads import Threads
+from chunkyd.settings import Limits
+from chunkyd.storage.base import Storage
+
+SMALL_BYTES = 8 << 20  # a copy of so much is made while the request waits
+SMALL_WAIT_SECONDS = 5.0
+SESSION_ID_BYTES = 16  # 128 random bits
+
+
+class Opener:
+    """Opens sessions."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        catalog: Catalog,
+        threads: Threads,
+        registry: Registry,
+        ledger: Ledger,
+        publisher: Publisher,
+        finisher: Finisher,
+        time: SteadyTime,
+        limits: Limits,
+    ) -> None:
+        self._storage = storage
+        self._catalog = catalog
+        self._threads = threads
+        self._registry = registry
+        self._ledger = ledger
+        self._publisher = publisher
+        self._finisher = finisher
+        self._time = time
+        self._limits = limits
+        self._allowance_locks: dict[str, asyncio.Lock] = {}
+
+    async def open(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
+        """A new session, or the one this same initiate opened before."""
+        self._judge(request)
+        session = self._registry.same_initiate(idempotency)
+        if session is None or session.expired(self._time.now()):
+            session = await self._open(self._record(user, request, idempotency), request)
+        if session.status() == "verifying":
+            self._finisher.start(session)
+            if session.total <= SMALL_BYTES:
+                await self._finisher.wait(session, SMALL_WAIT_SECONDS)
+        session.require_alive()
+        if session.refusal is not None:
+            raise session.refusal
+        return session
+
+    def _judge(self, request: Initiate) -> None:
+        if not is_file_hash(request.file_hash):
+            text = "fileHash is not the SHA-256 of the file: 64 lower-case hexadecimal digits."
+            raise problem("invalid-file-hash", text)
+        if request.total_bytes > self._limits.file:
+            text = f"A file holds at most {self._limits.file} bytes here, this one {request.total_bytes}."
+            raise problem("file-too-large", text)
+        if not request.total_bytes and request.file_hash != EMPTY_FILE_HASH:
+            text = "A file of no bytes has another hash; hash the file again and begin a new session."
+            raise problem("digest-mismatch", text)
+
+    def _record(self, user: str, request: Initiate, idempotency: bytes | None) -> SessionRecord:
+        now = self._time.now()
+        age = self._limits.session_age
+        return SessionRecord(
+            session_id=secrets.token_hex(SESSION_ID_BYTES),
+            sequence=0,
+            user=user,
+            file_hash=request.file_hash,
+            total_bytes=request.total_bytes,
+            target=request.path if request.path is not None else request.file_hash.encode("ascii"),
+            state=SessionState.RECEIVING,
+            created=now,
+            expires_at=now + (self._limits.session_ttl if age is None else min(age, self._limits.session_ttl)),
+            modified_ns=request.modified_ns,
+            mode=request.mode,
+            idempotency=idempotency,
+        )
+
+    async def _open(self, record: SessionRecord, request: Initiate) -> LiveSession:
+        kept = await self._threads.record(self._publisher.kept_versions, record.user, request)
+        if any(file.path == record.target for file in kept):
+            renewed = await self._renew(record)
+            if renewed is not None:
+                return renewed
+        if kept and record.total_bytes:
+            record = replace(record, state=SessionState.COPYING, copy_of=kept[0].path)
+        async with self._within_allowance(record):
+            # The loop asks the disk itself: an answer as old as a thread's way back could be given to two sessions.
+            with self._ledger.opening(record.total_bytes, self._storage.free_bytes()):
+                added = await self._threads.record(self._create, record)
+                if added.session_id != record.session_id:
+                    return self._registry.adopt(added)
+                session = LiveSession(added)
+            self._registry.add(session)
+        return session
+
+    async def _renew(self, record: SessionRecord) -> LiveSession | None:
+        """Only attributes change, no byte is needed; None where the kept file has changed since it was looked at."""
+        async with self._finisher.user_locks[record.user]:
+            added = await self._threads.record(self._add_renewed, record)
+        if added is None:
+            return None
+        return self._registry.adopt(added)
+
+    def _add_renewed(self, record: SessionRecord) -> SessionRecord | None:
+        added = self._catalog.add_session(record)
+        if added.session_id != record.session_id:
+            return added
+        if self._publisher.renew(added):
+            return replace(added, state=SessionState.COMPLETE)
+        self._catalog.end(added.session_id)
+        return None
+
+    @contextlib.asynccontextmanager
+    async def _within_allowance(self, record: SessionRecord) -> AsyncIterator[None]:
+        """Where the user has an allowance, one initiate at a time: two must not use up the same rest of it."""
+        allowance = self._limits.per_user.get(record.user)
+        if allowance is None:
+            yield
+            return
+        async with self._allowance_locks.setdefault(record.user, asyncio.Lock()):
+            usage = await self._threads.record(self._catalog.usage, record.user)
+            available = max(0, allowance - usage)
+            if record.total_bytes > available:
+                text = f"{record.total_bytes} bytes are more than the {available} left of this user's {allowance}."
+                raise problem("quota-exceeded", text, requiredBytes=record.total_bytes, availableBytes=available)
+            yield
+
+    def _create(self, record: SessionRecord) -> SessionRecord:
+        try:
+            reserved = self._storage.create(record.session_id, record.total_bytes)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            text = f"The server's file system takes no file of {record.total_bytes} bytes."
+            raise problem("file-too-large", text) from error
+        try:
+            added = self._catalog.add_session(replace(record, reserved=reserved))
+        except BaseException:
+            self._storage.discard(record.session_id)
+            raise
+        if added.session_id != record.session_id:
+            self._storage.discard(record.session_id)
+        return added
+
+
+def idempotency_digest(user: str, key: str, body: bytes) -> bytes:
+    """What names an initiate: same user, key and body are the same initiate."""
+    parts = (user.encode("utf-8", "surrogatepass"), key.encode("utf-8", "surrogatepass"), body)
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()

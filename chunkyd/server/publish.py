@@ -1,0 +1,157 @@
+"""From a verified partial to a published file (rules 6, 9, 10). Everything here blocks: callers use a thread.
+
+Publications of one user are made one after the other by the caller, so that "the later initiate wins" is decided
+once and stays true. The catalog's record, not the caller's memory, says how far a publication had come; every step
+may be repeated after a crash or a full disk:
+
+    prepare (sync bytes, attributes) → PUBLISHING with the inode → rename, sync folders → COMPLETE with the file
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState
+from chunkyd.clock import Clock
+from chunkyd.files import Fingerprint
+from chunkyd.protocol.messages import Initiate
+from chunkyd.protocol.paths import Target
+from chunkyd.storage.base import Attributes, PathConflict, Storage
+
+READ_BYTES = 1 << 20
+
+
+class SessionLost(Exception):
+    """The session was ended or expired meanwhile; nothing was published."""
+
+
+class Publisher:
+    """Publishes, and knows which versions a user already has."""
+
+    def __init__(self, storage: Storage, catalog: Catalog, clock: Clock, *, keep_old: bool) -> None:
+        self._storage = storage
+        self._catalog = catalog
+        self._clock = clock
+        self._keep_old = keep_old
+
+    def publish(self, session_id: str) -> None:
+        """Publish a partial whose whole hash was checked; PathConflict leaves the session RECEIVING, all stored."""
+        record = self._catalog.session(session_id)
+        if record is None or record.state not in ACTIVE_STATES:
+            raise SessionLost(session_id)
+        target = Target(record.user, record.target)
+        if record.state is SessionState.PUBLISHING and self._storage.inode(session_id) is None:
+            self._finish_renamed(record, target)
+            return
+        if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
+            self._catalog.complete(session_id, None)
+            self._storage.discard(session_id)
+            return
+        prepared = self._storage.prepare(session_id, Attributes(record.modified_ns, record.mode))
+        if not self._catalog.move(session_id, ACTIVE_STATES, SessionState.PUBLISHING, inode=prepared.inode):
+            raise SessionLost(session_id)
+        keep_old = self._keep_old and not self._has_version(target, record.file_hash, record.total_bytes)
+        try:
+            fingerprint = self._storage.publish(session_id, target, keep_old=keep_old)
+        except PathConflict:
+            self._catalog.move(session_id, {SessionState.PUBLISHING}, SessionState.RECEIVING)
+            raise
+        self._catalog.complete(session_id, self._file(record, fingerprint))
+
+    def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
+        """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one."""
+        found = self._storage.published(target)
+        ours = found is not None and found.inode == record.inode
+        self._catalog.complete(record.session_id, self._file(record, found) if found is not None and ours else None)
+
+    def kept_versions(self, user: str, request: Initiate) -> list[FileRecord]:
+        """Where this user has this version, by the records, and the file still as it was when it was checked."""
+        return [
+            file
+            for file in self._catalog.versions(user, request.file_hash, request.total_bytes)
+            if self._is_as_recorded(file)
+        ]
+
+    def renew(self, record: SessionRecord) -> bool:
+        """The version stands at the very path already: only its attributes change (client's rule 8).
+
+        False where it does not any more; then nothing has changed.
+        """
+        target = Target(record.user, record.target)
+        file = self._catalog.file(target)
+        if file is None or file.sequence > record.sequence or not self._is_as_recorded(file):
+            return False
+        if (file.file_hash, file.size) != (record.file_hash, record.total_bytes):
+            return False
+        fingerprint = self._storage.set_attributes(target, Attributes(record.modified_ns, record.mode))
+        if fingerprint is None:
+            return False
+        return self._catalog.complete(record.session_id, self._file(record, fingerprint))
+
+    def copy(self, record: SessionRecord) -> bool:
+        """Fill a COPYING session's partial from the kept version; whether the bytes are those of the hash."""
+        source = Target(record.user, record.copy_of or b"")
+        reader = self._storage.open_published(source)
+        if reader is None:
+            return False
+        try:
+            partial = self._storage.open(record.session_id)
+        except FileNotFoundError:
+            reader.close()
+            return False
+        try:
+            if not self._storage.clone(source, record.session_id):
+                for offset in range(0, record.total_bytes, READ_BYTES):
+                    partial.write(offset, reader.read(offset, min(READ_BYTES, record.total_bytes - offset)))
+            return hash_whole(partial.read, record.total_bytes) == record.file_hash
+        finally:
+            partial.close()
+            reader.close()
+
+    def abandon_copy(self, record: SessionRecord) -> bool:
+        """The kept bytes are others by now: forget that record, and let the session be an ordinary upload."""
+        self._catalog.remove_file(Target(record.user, record.copy_of or b""))
+        self._storage.discard(record.session_id)
+        self._storage.create(record.session_id, record.total_bytes)
+        return self._catalog.move(record.session_id, {SessionState.COPYING}, SessionState.RECEIVING)
+
+    def _is_as_recorded(self, file: FileRecord) -> bool:
+        found = self._storage.published(Target(file.user, file.path))
+        return found is not None and found.same_version(file.fingerprint)
+
+    def _has_version(self, target: Target, file_hash: str, size: int) -> bool:
+        """Whether the target holds these bytes already; read where the records do not know."""
+        file = self._catalog.file(target)
+        if file is not None and self._is_as_recorded(file):
+            return (file.file_hash, file.size) == (file_hash, size)
+        reader = self._storage.open_published(target)
+        if reader is None:
+            return False
+        try:
+            return reader.fingerprint().size == size and hash_whole(reader.read, size) == file_hash
+        finally:
+            reader.close()
+
+    def _file(self, record: SessionRecord, fingerprint: Fingerprint) -> FileRecord:
+        return FileRecord(
+            user=record.user,
+            path=record.target,
+            file_hash=record.file_hash,
+            size=record.total_bytes,
+            fingerprint=fingerprint,
+            sequence=record.sequence,
+            published_at=self._clock.wall(),
+        )
+
+
+class _Read(Protocol):
+    def __call__(self, offset: int, length: int, /) -> bytes: ...
+
+
+def hash_whole(read: _Read, size: int) -> str:
+    """The SHA-256 of `size` bytes; "" where there are more of them, or fewer."""
+    digest = hashlib.sha256()
+    for offset in range(0, size, READ_BYTES):
+        digest.update(read(offset, min(READ_BYTES, size - offset)))
+    return "" if read(size, 1) else digest.hexdigest()

@@ -1,0 +1,230 @@
+"""Starting and stopping: the one place that knows Granian, and where storage and catalog are chosen.
+
+- One process, one event loop, one Granian worker inside it: sessions live in this process's memory.
+- The port is bound here and handed over. Granian itself would share a taken port without a word (SO_REUSEPORT).
+- A stop: nothing new is begun, chunks on their way get time, then are refused; all over within 10 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvloop
+from granian._granian import SocketHolder
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from chunkyd.catalog.base import Catalog
+from chunkyd.clock import SystemClock
+from chunkyd.errors import AlreadyRunning, ConfigError, EnvironmentFailure
+from chunkyd.server.app import Application
+from chunkyd.server.auth import Authority
+from chunkyd.server.janitor import keep_house
+from chunkyd.server.threads import Threads
+from chunkyd.server.uploads import Uploads
+from chunkyd.settings import ServerSettings
+from chunkyd.storage.base import Storage
+
+BACKLOG = 2048
+CONNECTIONS = 4096
+READ_BUFFER = 256 << 10  # the most of a body that arrives in one piece; heads are limited by the application
+HEAD_MILLISECONDS = 30_000
+FINISH_SECONDS = 6.0  # for chunks on their way
+REFUSE_SECONDS = 1.5  # for telling those that are still not through
+LEAVE_SECONDS = 1.5  # for Granian
+
+CATALOG_NAME = "catalog.sqlite3"
+
+log = logging.getLogger("chunkyd.server")
+
+
+def serve(
+    settings: ServerSettings,
+    *,
+    ready: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Run a server until SIGTERM, SIGINT, or `stop` is set. `ready` gets the port once requests are taken."""
+    _allow_many_files()
+    listener = _bind(settings.host, settings.port)
+    with contextlib.closing(listener), _stores(settings.data_dir) as (storage, catalog):
+        uvloop.run(_Run(settings, storage, catalog, listener, ready, stop).main())
+
+
+@contextlib.contextmanager
+def _stores(data_dir: str) -> Iterator[tuple[Storage, Catalog]]:
+    from chunkyd.catalog.sql import SqlCatalog
+    from chunkyd.storage.disk import DiskStorage
+
+    with (
+        contextlib.closing(DiskStorage(data_dir)) as storage,
+        contextlib.closing(SqlCatalog(os.path.join(data_dir, CATALOG_NAME))) as catalog,
+    ):
+        yield storage, catalog
+
+
+class _Server(Server):
+    """Granian, listening where we have bound."""
+
+    def __init__(self, app: Application, listener: socket.socket, settings: ServerSettings) -> None:
+        tls = settings.tls
+        super().__init__(
+            app,
+            address=settings.host,
+            port=listener.getsockname()[1],
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=BACKLOG,
+            backpressure=CONNECTIONS,
+            http1_settings=HTTP1Settings(header_read_timeout=HEAD_MILLISECONDS, max_buffer_size=READ_BUFFER),
+            log_enabled=False,
+            ssl_cert=Path(tls.certificate) if tls else None,
+            ssl_key=Path(tls.key) if tls else None,
+            ssl_protocol_min=SSLProtocols.tls12,
+        )
+        self._listener = listener
+
+    def _init_shared_socket(self) -> None:
+        holder = SocketHolder(os.dup(self._listener.fileno()), False, BACKLOG)  # type: ignore[call-arg]  # its stub errs
+        self._shd = holder  # type: ignore[assignment]
+        self._ssp = None
+
+
+class _Run:
+    """One server from start to stop."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        storage: Storage,
+        catalog: Catalog,
+        listener: socket.socket,
+        ready: Callable[[int], None] | None,
+        stop: threading.Event | None,
+    ) -> None:
+        clock = SystemClock()
+        self._settings = settings
+        self._listener = listener
+        self._ready = ready
+        self._stop = stop
+        self._threads = Threads()
+        keep_old = settings.existing == "keep"
+        self._uploads = Uploads(storage, catalog, settings.limits, clock, self._threads, keep_old=keep_old)
+        authority = Authority(catalog, self._threads, clock, open_mode=settings.auth == "open")
+        self._app = Application(settings, self._uploads, authority)
+
+    async def main(self) -> None:
+        """Take up what was left, serve, leave in order."""
+        stopping = self._stop_event()
+        try:
+            await self._threads.record(self._uploads.load)
+            self._uploads.resume()
+            server = _granian(self._app, self._listener, self._settings)
+            serving = asyncio.create_task(server.serve())
+            keeping = asyncio.create_task(keep_house(self._uploads, self._settings.limits.session_ttl))
+            self._announce()
+            waiting = asyncio.create_task(stopping.wait())
+            await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            failed = not stopping.is_set()
+            await self._leave()
+            keeping.cancel()
+            server.stop()  # type: ignore[no-untyped-call]
+            await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
+            if failed:
+                raise EnvironmentFailure("The server stopped by itself", mend="Its log says why; start it again")
+        finally:
+            self._threads.close()
+
+    def _announce(self) -> None:
+        host, port = self._listener.getsockname()[:2]
+        scheme = "https" if self._settings.tls else "http"
+        where = f"[{host}]" if ":" in host else host
+        log.info("listening on %s://%s:%d", scheme, where, port)
+        if self._ready is not None:
+            self._ready(port)
+
+    async def _leave(self) -> None:
+        """Begin nothing new; let what runs end, or refuse it; publications always come to their end."""
+        self._app.stopping = True
+        log.info("stopping")
+        await self._until_idle(FINISH_SECONDS)
+        self._uploads.stop_bodies()
+        self._app.stop_drains()
+        await self._until_idle(REFUSE_SECONDS)
+        await self._uploads.close()
+
+    async def _until_idle(self, seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._app.requests and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+
+    def _stop_event(self) -> asyncio.Event:
+        """Set by a signal, where signals come to this thread, or by the caller's event."""
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopping.set)
+        given = self._stop
+        if given is not None:
+
+            def watch() -> None:
+                given.wait()
+                with contextlib.suppress(RuntimeError):  # the loop has ended before
+                    loop.call_soon_threadsafe(stopping.set)
+
+            threading.Thread(target=watch, name="stop", daemon=True).start()
+        return stopping
+
+
+def _granian(app: Application, listener: socket.socket, settings: ServerSettings) -> _Server:
+    try:
+        return _Server(app, listener, settings)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"The certificate or its key cannot be used: {error}", mend="Check tls: in the config"
+        ) from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The listening socket, ours alone. Raises AlreadyRunning, ConfigError."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"{where} is no address to listen on: {error.strerror}", mend="Check listen:") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            what = f"{where} is taken by another process"
+            raise AlreadyRunning(what, mend="`ss -ltnp` shows which; stop it, or listen elsewhere") from error
+        raise ConfigError(f"{where} cannot be listened on: {error.strerror}", mend="Check listen:") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _allow_many_files() -> None:
+    """As many descriptors as the system lets us have: each connection is one, and each session being written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

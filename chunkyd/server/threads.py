@@ -1,0 +1,63 @@
+"""Where blocking work runs: the event loop itself never waits for a disk, a database or a hash.
+
+Three pools, so that writers waiting for a slow disk keep neither records nor hashing waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WRITERS = 8
+RECORDERS = 8
+HASHERS = 2
+
+
+class Threads:
+    """Three bounded pools."""
+
+    def __init__(self) -> None:
+        self._writers = ThreadPoolExecutor(WRITERS, "write")
+        self._recorders = ThreadPoolExecutor(RECORDERS, "record")
+        self._hashers = ThreadPoolExecutor(HASHERS, "hash")
+
+    async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Bytes of a body to the disk."""
+        return await _finish(self._writers, work, *args, **kwargs)
+
+    async def record(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Catalog, syncing, publishing."""
+        return await _finish(self._recorders, work, *args, **kwargs)
+
+    async def hash(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Reading and hashing."""
+        return await _finish(self._hashers, work, *args, **kwargs)
+
+    def close(self) -> None:
+        """Wait for what runs, drop what waits."""
+        for pool in (self._writers, self._recorders, self._hashers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def _finish(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return or raise only when the thread is done with it, even where the waiting task is cancelled.
+
+    A cancelled task must not give back its range, or its file, while a thread still works on it.
+    """
+    future = asyncio.wrap_future(pool.submit(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError:
+                continue
+            except Exception:  # noqa: BLE001 — the cancellation is what is reported
+                break
+        raise
