@@ -1,0 +1,60 @@
+"""What every program's command line shares: options, exit codes, errors as people read them, JSON.
+
+A ChunkyError becomes one message on stderr and its exit code; anything else is a bug and shows its trace.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+import msgspec
+
+from chunkyd import __version__
+from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ChunkyError
+
+config_option = click.option("--config", metavar="FILE", help="The configuration file, in place of the usual ones.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+version_option = click.version_option(__version__, message="%(prog)s %(version)s")
+
+
+def run_command(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a program's command line and exit. A command returns its exit code, or None for 0."""
+    sys.exit(_exit_code(command, program, arguments))
+
+
+def _exit_code(command: click.Command, program: str, arguments: Sequence[str] | None) -> int:
+    try:
+        code = command.main(arguments, program, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("stopped")
+        return EXIT_INTERRUPTED
+    except ChunkyError as error:
+        say(f"{program}: {error}")
+        return error.exit_code
+    except BrokenPipeError:  # whoever read our output has left, `head` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def say(text: str) -> None:
+    """A message to people on stderr; control characters, from a file's name for one, do not reach the terminal."""
+    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    print(shown.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8") + "\n")
