@@ -12,11 +12,11 @@ render      back to YAML, for check-config
 
 from chunkyd.settings.daemon import is_loopback as is_loopback
 from chunkyd.settings.daemon import load_daemon as load_daemon
-from chunkyd.settings.daemon import read_token as read_token
 from chunkyd.settings.places import default_data_dir as default_data_dir
 from chunkyd.settings.places import default_socket as default_socket
 from chunkyd.settings.places import default_state_dir as default_state_dir
 from chunkyd.settings.places import find_config as find_config
+from chunkyd.settings.places import is_inside as is_inside
 from chunkyd.settings.render import render as render
 from chunkyd.settings.server import load_server as load_server
 from chunkyd.settings.shapes import Control as Control
@@ -38,6 +38,7 @@ from chunkyd.settings.timetable import Pause as Pause
 from chunkyd.settings.timetable import Timetable as Timetable
 from chunkyd.settings.timetable import format_timetable as format_timetable
 from chunkyd.settings.timetable import parse_timetable as parse_timetable
+from chunkyd.settings.token import read_token as read_token
 from chunkyd.settings.units import format_duration as format_duration
 from chunkyd.settings.units import format_rate as format_rate
 from chunkyd.settings.units import format_size as format_size

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from chunkyd.errors import ConfigError
 from chunkyd.settings.document import overlay, read_document
 from chunkyd.settings.places import DAEMON, default_socket, default_state_dir, is_inside, path_reader
 from chunkyd.settings.reader import (
@@ -35,7 +34,7 @@ from chunkyd.settings.shapes import (
     Uploads,
 )
 from chunkyd.settings.timetable import parse_timetable
-from chunkyd.settings.units import parse_duration, parse_size
+from chunkyd.settings.units import parse_duration, parse_size, shown
 
 _SMALLEST_CHUNK = 1024
 _LARGEST_CHUNK = 1 << 30
@@ -73,14 +72,14 @@ def _read_level(entry: Entry) -> Literal["debug", "info", "warning", "error"]:
     match entry.text():
         case "debug" | "info" | "warning" | "error" as level:
             return level
-    raise entry.error(f"takes debug, info, warning or error, not {entry.text()!r}")
+    raise entry.error(f"takes debug, info, warning or error, not {shown(entry.text())}")
 
 
 def _read_format(entry: Entry) -> Literal["text", "json"]:
     match entry.text():
         case "text" | "json" as log_format:
             return log_format
-    raise entry.error(f"takes text or json, not {entry.text()!r}")
+    raise entry.error(f"takes text or json, not {shown(entry.text())}")
 
 
 def _read_remote(entry: Entry, read_path: Callable[[Entry], str]) -> Remote:
@@ -149,7 +148,7 @@ def _read_folders(entry: Entry, read_path: Callable[[Entry], str]) -> tuple[Fold
     for item in entries:
         folder = _read_folder(item, read_path)
         if folder.name in folders:
-            what = f"{folders[folder.name].path} and {folder.path} would both arrive as {folder.name!r}"
+            what = f"{folders[folder.name].path} and {folder.path} would both arrive as {shown(folder.name)}"
             raise item.error(what, "Give one of them another name: with the key name")
         folders[folder.name] = folder
     return tuple(folders.values())
@@ -176,7 +175,7 @@ def _read_folder(entry: Entry, read_path: Callable[[Entry], str]) -> Folder:
 def _check_name(entry: Entry, name: str) -> None:
     """A name is the first part of the path on the wire, and obeys the protocol's rules for one."""
     if name in ("", ".", "..") or "/" in name:
-        raise entry.error(f"{name!r} cannot be the name files arrive under", "Give one folder's name, without '/'")
+        raise entry.error(f"{shown(name)} cannot be the name files arrive under", "Give one folder's name, without '/'")
     if len(os.fsencode(name)) > _LONGEST_NAME:
         raise entry.error(f"the name has more than {_LONGEST_NAME} bytes", "Give a shorter one with the key name")
 
@@ -186,8 +185,8 @@ def _read_after(entry: Entry, read_path: Callable[[Entry], str]) -> Keep | Delet
         return Keep()
     if entry.is_one_of("delete"):
         return Delete()
-    if entry.is_text():
-        raise entry.error(f"takes keep, delete or {{move: FOLDER}}, not {entry.text()!r}")
+    if not entry.is_map():
+        raise entry.error("takes keep, delete or {move: FOLDER}")
     return Move(entry.section(("move",)).required("move", read_path, "Write keep, delete or {move: FOLDER}"))
 
 
@@ -206,7 +205,7 @@ def _read_uploads(entry: Entry) -> Uploads:
 def _read_chunk_size(entry: Entry) -> int:
     size = parsed(parse_size)(entry)
     if not _SMALLEST_CHUNK <= size <= _LARGEST_CHUNK:
-        raise entry.error(f"takes auto, or a size from 1KiB to 1GiB, not {entry.text()!r}")
+        raise entry.error(f"takes auto, or a size from 1KiB to 1GiB, not {shown(entry.text())}")
     return size
 
 
@@ -214,7 +213,7 @@ def _read_verify(entry: Entry) -> Literal["changed", "always"]:
     match entry.text():
         case "changed" | "always" as verify:
             return verify
-    raise entry.error(f"takes changed or always, not {entry.text()!r}")
+    raise entry.error(f"takes changed or always, not {shown(entry.text())}")
 
 
 def _read_retry(entry: Entry) -> Retry:
@@ -266,36 +265,3 @@ def _not_to_be_sent(settings: DaemonSettings) -> list[tuple[str, str]]:
         if isinstance(folder.after_upload, Move)
     ]
     return own
-
-
-def read_token(remote: Remote, environ: Mapping[str, str]) -> str | None:
-    """The token: from token_file, the unit's credential `token`, or CHUNKYD_TOKEN; None where none is given."""
-    if remote.token_file is not None:
-        return _token_in(remote.token_file)
-    folder = environ.get("CREDENTIALS_DIRECTORY", "")
-    credential = os.path.join(folder, "token")
-    if folder and os.path.exists(credential):
-        return _token_in(credential)
-    given = environ.get("CHUNKYD_TOKEN", "")
-    return _checked_token(given, "$CHUNKYD_TOKEN") if given else None
-
-
-def _token_in(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = file.read(65536)
-    except OSError as error:
-        mend = "Let the user this runs as read it, and nobody else"
-        raise ConfigError(f"{path}: the token cannot be read: {error.strerror}", mend=mend) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: this is not a token", mend="It holds the token alone, on one line") from error
-    return _checked_token(content, path)
-
-
-def _checked_token(content: str, place: str) -> str:
-    """What can stand in a header; the error never shows it."""
-    token = content.strip()
-    if not token or not all("!" <= character <= "~" for character in token):
-        what = "there is no token in it" if not token else "this is not a token"
-        raise ConfigError(f"{place}: {what}", mend="It holds the token alone, on one line")
-    return token

@@ -25,7 +25,9 @@ _MERGE: Final = "tag:yaml.org,2002:merge"
 _QUOTING: Final = "A value that begins with one of * & ! [ { % @ ` or holds ': ' or ' #' needs quotes"
 
 # What Kubernetes puts into the environment of every container for a service that happens to be named like us.
-_SERVICE_LINKS: Final = re.compile(r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_(?:TCP|UDP|SCTP).*)?)")
+_SERVICE_LINKS: Final = re.compile(
+    r"(?:[A-Z0-9]+_)*(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_(?:TCP|UDP|SCTP).*)?)"
+)
 
 
 class Value(msgspec.Struct, frozen=True):

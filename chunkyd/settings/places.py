@@ -84,9 +84,14 @@ def path_reader(config: str, environ: Mapping[str, str]) -> Callable[[Entry], st
             raise entry.error(
                 f"{path!r} is not absolute", "Only in a config file may a path be relative, to its folder"
             )
-        return os.path.normpath(os.path.join(folder, path))
+        return _one_slash(os.path.normpath(os.path.join(folder, path)))
 
     return read
+
+
+def _one_slash(path: str) -> str:
+    """POSIX lets two leading slashes stand; here they are one, or `//srv` and `/srv` would be two places."""
+    return "/" + path.lstrip("/")
 
 
 def _unit_folder(environ: Mapping[str, str], variable: str) -> str | None:
@@ -128,5 +133,5 @@ def default_data_dir(environ: Mapping[str, str]) -> str:
 
 def is_inside(path: str, folder: str) -> bool:
     """Whether a path is a folder or lies below it, wherever symbolic links lead."""
-    real_path, real_folder = os.path.realpath(path), os.path.realpath(folder)
+    real_path, real_folder = _one_slash(os.path.realpath(path)), _one_slash(os.path.realpath(folder))
     return real_path == real_folder or real_path.startswith(real_folder.rstrip("/") + "/")

@@ -14,6 +14,7 @@ import msgspec
 
 from chunkyd.errors import ConfigError
 from chunkyd.settings.document import Value, structured
+from chunkyd.settings.units import shown
 
 Read = TypeVar("Read")
 
@@ -66,9 +67,9 @@ class Entry:
         """A map that may have these keys and no others."""
         return Section(self, tuple(keys))
 
-    def is_text(self) -> bool:
-        """Whether one value is written here, and not what takes a list or a map."""
-        return isinstance(structured(self.value).content, str)
+    def is_map(self) -> bool:
+        """Whether a map is written here."""
+        return isinstance(structured(self.value).content, dict)
 
     def is_one_of(self, *words: str) -> bool:
         """Whether exactly one of these words is written here."""
@@ -83,7 +84,7 @@ class Section:
         self._entries = entry.named()
         for name, found in self._entries.items():
             if name not in keys:
-                raise found.error(*_unknown(name, keys))
+                raise _unknown(found, name, keys)
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -111,10 +112,13 @@ def keys_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(field.name for field in msgspec.structs.fields(shape))
 
 
-def _unknown(name: str, keys: tuple[str, ...]) -> tuple[str, str]:
+def _unknown(found: Entry, name: str, keys: tuple[str, ...]) -> ConfigError:
     near = difflib.get_close_matches(name.lower(), keys, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"unknown key{hint}", f"Known here: {', '.join(keys)}"
+    if near:
+        return found.error(f"unknown key; did you mean '{near[0]}'?")
+    if found.value.content is None:
+        return found.error("unknown key, without a value", "Inside { } a value with a comma in it needs quotes")
+    return found.error("unknown key", f"Known here: {', '.join(keys)}")
 
 
 def text(entry: Entry) -> str:
@@ -133,7 +137,7 @@ def flag(entry: Entry) -> bool:
     """True or false."""
     written = entry.text().lower()
     if written not in _YES | _NO:
-        raise entry.error(f"takes true or false, not {entry.text()!r}")
+        raise entry.error(f"takes true or false, not {shown(entry.text())}")
     return written in _YES
 
 
@@ -142,7 +146,7 @@ def whole_number(least: int, most: int) -> Callable[[Entry], int]:
 
     def read(entry: Entry) -> int:
         if not re.fullmatch(r"[+-]?\d{1,18}", entry.text(), re.ASCII):
-            raise entry.error(f"takes a whole number, not {entry.text()!r}")
+            raise entry.error(f"takes a whole number, not {shown(entry.text())}")
         number = int(entry.text())
         if not least <= number <= most:
             raise entry.error(f"takes a whole number from {least} to {most}, not {number}")
@@ -163,13 +167,13 @@ def parsed(parse: Callable[[str], Read]) -> Callable[[Entry], Read]:
     return read
 
 
-def at_least(read: Callable[[Entry], float], least: float, shown: str) -> Callable[[Entry], float]:
+def at_least(read: Callable[[Entry], float], least: float, as_written: str) -> Callable[[Entry], float]:
     """The same reader, with a lower limit, shown as people write it."""
 
     def read_limited(entry: Entry) -> float:
         number = read(entry)
         if number < least:
-            raise entry.error(f"takes {shown} at least, not {entry.text()!r}")
+            raise entry.error(f"takes {as_written} at least, not {shown(entry.text())}")
         return number
 
     return read_limited

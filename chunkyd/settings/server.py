@@ -12,7 +12,7 @@ from chunkyd.settings.document import overlay, read_document
 from chunkyd.settings.places import SERVER, default_data_dir, path_reader
 from chunkyd.settings.reader import Entry, at_least, keys_of, or_word, parsed, text, texts
 from chunkyd.settings.shapes import Limits, ServerSettings, Tls
-from chunkyd.settings.units import parse_duration, parse_size
+from chunkyd.settings.units import parse_duration, parse_size, shown
 
 _KEYS = ("listen", *(key for key in keys_of(ServerSettings) if key not in ("host", "port")))
 _LISTEN = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):(\d{1,5})", re.ASCII)
@@ -45,7 +45,7 @@ def _read_listen(entry: Entry) -> tuple[str, int]:
     """Host and port: `127.0.0.1:8420`, `[::]:8420`."""
     match = _LISTEN.fullmatch(entry.text())
     if match is None:
-        raise entry.error(f"takes HOST:PORT, not {entry.text()!r}", 'Write it like 127.0.0.1:8420 or "[::]:8420"')
+        raise entry.error(f"takes HOST:PORT, not {shown(entry.text())}", 'Write it like 127.0.0.1:8420 or "[::]:8420"')
     bracketed, plain, port = match.groups()
     if not 1 <= int(port) <= 65535:
         raise entry.error(f"there is no port {port}")
@@ -67,14 +67,14 @@ def _read_auth(entry: Entry) -> Literal["tokens", "open"]:
     match entry.text():
         case "tokens" | "open" as auth:
             return auth
-    raise entry.error(f"takes tokens or open, not {entry.text()!r}")
+    raise entry.error(f"takes tokens or open, not {shown(entry.text())}")
 
 
 def _read_existing(entry: Entry) -> Literal["replace", "keep"]:
     match entry.text():
         case "replace" | "keep" as existing:
             return existing
-    raise entry.error(f"takes replace or keep, not {entry.text()!r}")
+    raise entry.error(f"takes replace or keep, not {shown(entry.text())}")
 
 
 def _read_tls(entry: Entry, read_path: Callable[[Entry], str]) -> Tls:

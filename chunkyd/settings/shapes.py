@@ -125,9 +125,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def changed_needing_restart(old: DaemonSettings, new: DaemonSettings) -> list[str]:
     """The keys that differ and cannot change while the daemon runs: what is open stays open where it is."""
-    changed = []
-    if old.state_dir != new.state_dir:
-        changed.append("state_dir")
-    if old.control.socket != new.control.socket:
-        changed.append("control.socket")
-    return changed
+    compared = {
+        "state_dir": (old.state_dir, new.state_dir),
+        "control.socket": (old.control.socket, new.control.socket),
+        "control.group": (old.control.group, new.control.group),
+    }
+    return [key for key, (before, after) in compared.items() if before != after]

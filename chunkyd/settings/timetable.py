@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from chunkyd.settings.units import format_rate, parse_rate
+from chunkyd.settings.units import format_rate, parse_rate, shown
 
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MINUTES_A_DAY: Final = 24 * 60
@@ -61,7 +61,7 @@ def parse_timetable(text: str) -> Timetable:
         weekday, minute, rate = _parse_entry(entry)
         slots, first = (every_day, minute) if weekday is None else (one_day, weekday * _MINUTES_A_DAY + minute)
         if first in slots:
-            raise ValueError(f"{entry!r}: there is an entry for that time already")
+            raise ValueError(f"{shown(entry)}: there is an entry for that time already")
         slots[first] = rate
     week = {day * _MINUTES_A_DAY + minute: rate for day in range(7) for minute, rate in every_day.items()} | one_day
     return Timetable(tuple(Slot(minute, week[minute]) for minute in sorted(week)))
@@ -71,10 +71,10 @@ def _parse_entry(entry: str) -> tuple[int | None, int, int | Pause | None]:
     """Weekday (None: every day), minute of the day, rate."""
     match = _ENTRY.fullmatch(entry)
     if match is None:
-        raise ValueError(f"{entry!r} is not an entry of a timetable; write it like 08:00,2MiB/s or sun-00:00,pause")
+        raise ValueError(f"{shown(entry)} is not a timetable's entry; write it like 08:00,2MiB/s or sun-00:00,pause")
     day, hour, minute, rate = match.groups()
     if int(hour) > 23 or int(minute) > 59:
-        raise ValueError(f"{entry!r}: there is no time {hour}:{minute}")
+        raise ValueError(f"{shown(entry)}: there is no time {hour}:{minute}")
     return _parse_weekday(entry, day), int(hour) * 60 + int(minute), _parse_rate(rate)
 
 
@@ -85,7 +85,7 @@ def _parse_weekday(entry: str, day: str | None) -> int | None:
     short = day.lower()[:3]
     full_names = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
     if day.lower() not in (*_WEEKDAYS, *full_names):
-        raise ValueError(f"{entry!r}: there is no weekday {day!r}; they are {', '.join(_WEEKDAYS)}")
+        raise ValueError(f"{shown(entry)}: there is no weekday {shown(day)}; they are {', '.join(_WEEKDAYS)}")
     return _WEEKDAYS.index(short)
 
 

@@ -18,25 +18,39 @@ _MILLISECONDS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[dhms]))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])", re.ASCII)
+_LONGEST_SHOWN = 60
 _LARGEST_SIZE = 2**63 - 1
 _LONGEST = 36_500 * _MILLISECONDS["d"]
+
+
+def shown(text: str) -> str:
+    """What was written, as a message quotes it: not at any length."""
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
 
 
 def parse_size(text: str) -> int:
     """Bytes: `512KiB`, `8MiB`, `10GB`, `1.5TiB`; a bare number is bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 512KiB, 8MiB or 10GB")
+        raise ValueError(f"{shown(text)} is not a size; write it like 512KiB, 8MiB or 10GB")
     number, unit = match.groups()
-    factor = 1 if not unit else _SIZES.get(unit.lower())
+    factor = _size_factor(unit)
     if factor is None:
-        raise ValueError(f"{text!r} is not a size{_unit_hint(number, unit)}")
+        raise ValueError(f"{shown(text)} is not a size{_unit_hint(number, unit)}")
     size = Decimal(number) * factor
     if size != int(size):
-        raise ValueError(f"{text!r} is not a whole number of bytes")
+        raise ValueError(f"{shown(text)} is not a whole number of bytes")
     if size > _LARGEST_SIZE:
-        raise ValueError(f"{text!r} is more than any file system holds")
+        raise ValueError(f"{shown(text)} is more than any file system holds")
     return int(size)
+
+
+def _size_factor(unit: str) -> int | None:
+    """Letters may be large or small throughout; mixed otherwise they mean bits (`Mb`), which nobody counts files in."""
+    for units in ({"": 1, "B": 1}, _BINARY, _DECIMAL):
+        if unit in units:
+            return units[unit]
+    return _SIZES.get(unit.lower()) if unit.islower() or unit.isupper() else None
 
 
 def _unit_hint(number: str, unit: str) -> str:
@@ -44,7 +58,7 @@ def _unit_hint(number: str, unit: str) -> str:
     if len(unit) == 1 and unit.lower() in "kmgtp":
         letter = unit.upper()
         return f": {number}{letter}iB (powers of 1024) or {number}{'k' if letter == 'K' else letter}B (of 1000)?"
-    if "bit" in unit.lower() or unit.lower().endswith("bps"):
+    if "bit" in unit.lower() or unit.endswith(("b", "bps")):
         return ": write bytes, not bits, like 512KiB, 8MiB or 10GB"
     return f": there is no unit {unit!r}; write it like 512KiB, 8MiB or 10GB"
 
@@ -64,13 +78,13 @@ def parse_duration(text: str) -> float:
     if written == "0":
         return 0.0
     if not _DURATION.fullmatch(written):
-        raise ValueError(f"{text!r} is not a duration{_duration_hint(written)}")
+        raise ValueError(f"{shown(text)} is not a duration{_duration_hint(written)}")
     parts = (Decimal(number) * _MILLISECONDS[unit] for number, unit in _DURATION_PART.findall(written))
     milliseconds = sum(parts, Decimal(0))
     if milliseconds != int(milliseconds):
-        raise ValueError(f"{text!r} is finer than a millisecond")
+        raise ValueError(f"{shown(text)} is finer than a millisecond")
     if milliseconds > _LONGEST:
-        raise ValueError(f"{text!r} is longer than a hundred years")
+        raise ValueError(f"{shown(text)} is longer than a hundred years")
     return int(milliseconds) / 1000
 
 
@@ -99,9 +113,9 @@ def parse_rate(text: str) -> int | None:
         return None
     size, slash, per = written.partition("/")
     if not slash:
-        raise ValueError(f"{text!r} is not a rate: write it per second, like 10MiB/s, or unlimited")
+        raise ValueError(f"{shown(text)} is not a rate: write it per second, like 10MiB/s, or unlimited")
     if per.strip() != "s":
-        raise ValueError(f"{text!r} is not a rate: only rates per second, like 10MiB/s, are understood")
+        raise ValueError(f"{shown(text)} is not a rate: only rates per second, like 10MiB/s, are understood")
     rate = parse_size(size)
     if rate == 0:
         raise ValueError("a rate of 0 never ends: write pause in a timetable, or unlimited")
