@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import click
 import msgspec
@@ -22,9 +22,32 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on
 version_option = click.version_option(__version__, message="%(prog)s %(version)s")
 
 
-def run_command(command: click.Command, program: str, arguments: Sequence[str] | None = None) -> NoReturn:
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What stands before the command: which configuration, and whether to say more."""
+
+    config: str | None
+    verbose: bool
+
+
+pass_options = click.make_pass_decorator(Options)
+
+
+def program_options(function: Function) -> Function:
+    """--config, --verbose and --version on a program, before its commands."""
+    return config_option(verbose_option(version_option(function)))
+
+
+def keep_options(context: click.Context, config: str | None, verbose: bool) -> None:
+    """Hand the program's options to its commands, which take them with `pass_options`."""
+    context.obj = Options(config, verbose)
+
+
+def run_command(command: click.Command, program: str | None = None, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a program's command line and exit. A command returns its exit code, or None for 0."""
-    sys.exit(_exit_code(command, program, arguments))
+    sys.exit(_exit_code(command, program or command.name or "chunkyd", arguments))
 
 
 def _exit_code(command: click.Command, program: str, arguments: Sequence[str] | None) -> int:
@@ -50,9 +73,13 @@ def _exit_code(command: click.Command, program: str, arguments: Sequence[str] | 
 
 
 def say(text: str) -> None:
-    """A message to people on stderr; control characters, from a file's name for one, do not reach the terminal."""
-    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
-    print(shown.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+    """A message to people on stderr."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """Text that can be shown: control characters, from a file's name for one, never reach the terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def print_json(document: object) -> None:

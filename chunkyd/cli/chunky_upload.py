@@ -1,0 +1,130 @@
+"""What `chunky upload` does: find the server and the files, send them, say what became of them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
+
+import msgspec
+
+from chunkyd.cli.chunky_display import Display, display_for
+from chunkyd.cli.common import say
+from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, UsageError
+from chunkyd.log import configure
+from chunkyd.settings import Log, Remote, find_config, load_daemon, read_token
+from chunkyd.upload import Client, Limiter, SqliteMemory, Uploader, install_lease_handler
+from chunkyd.upload.many import Batch, Outcome
+from chunkyd.upload.tree import Found, Skipped, gather
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line."""
+
+    files: tuple[bytes, ...]
+    to: str | None
+    recursive: bool
+    name: bytes | None
+    token_file: str | None
+    state: str | None
+    limit: int | None
+    parallel: int
+    chunk_size: int | None
+    verify_always: bool
+    as_json: bool
+    config: str | None
+    verbose: bool
+
+
+def upload_files(wanted: Wanted, environ: Mapping[str, str]) -> int:
+    """Send them; the exit code."""
+    configure(Log(level="debug" if wanted.verbose else "warning", format="text"), "chunky")
+    install_lease_handler()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    remote, prefix = find_server(wanted, environ)
+    gathered = gather(wanted.files, recursive=wanted.recursive, name=wanted.name, prefix=prefix)
+    display = display_for(wanted, gathered)
+    found = [each for each in gathered if isinstance(each, Found)]
+    for each in gathered:
+        if isinstance(each, Skipped):
+            display.skipped(each)
+    token = read_token(remote, environ)
+    client = Client(remote.url, token=token, ca_file=remote.ca_file, proxy=remote.proxy, allow_plain=remote.allow_plain)
+    with display:
+        interrupted = _send(found, wanted, client, display)
+    code = _exit_code(display, interrupted)
+    display.summary(code)
+    return code
+
+
+def find_server(wanted: Wanted, environ: Mapping[str, str]) -> tuple[Remote, bytes]:
+    """The server and the folder to publish in; without --to, or for a token, what the configuration says."""
+    configured = None
+    if wanted.to is None or wanted.config is not None:
+        configured = load_daemon(find_config("daemon", wanted.config, environ), environ).server
+    remote = configured or Remote(url="", token_file=None, ca_file=None, proxy=None, allow_plain=False)
+    prefix = b""
+    if wanted.to is not None:
+        url, prefix = split_prefix(wanted.to)
+        remote = msgspec.structs.replace(remote, url=url)
+    if wanted.token_file is not None:
+        remote = msgspec.structs.replace(remote, token_file=wanted.token_file)
+    return remote, prefix
+
+
+def split_prefix(url: str) -> tuple[str, bytes]:
+    """A URL as the server's and the folder to publish in, which is the URL's path."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError("--to is not a URL") from error
+    if parts.query or parts.fragment:
+        raise UsageError("--to has a query or a fragment", mend="Write ? as %3F and # as %23 in a folder's name.")
+    return urlunsplit((parts.scheme, parts.netloc, "", "", "")), unquote_to_bytes(parts.path).strip(b"/")
+
+
+def _send(found: list[Found], wanted: Wanted, client: Client, display: Display) -> bool:
+    """Whether it was interrupted."""
+    memory = SqliteMemory(wanted.state)
+    limiter = Limiter(wanted.limit) if wanted.limit is not None else None
+    verify: Literal["changed", "always"] = "always" if wanted.verify_always else "changed"
+
+    def make(file: Found, progress: object) -> Uploader:
+        return Uploader(
+            client.url,
+            file.source,
+            name=file.path,
+            memory=memory,
+            parallel_chunks=wanted.parallel,
+            chunk_size=wanted.chunk_size,
+            verify=verify,
+            limiter=limiter,
+            progress=progress,  # type: ignore[arg-type]
+            client=client,
+        )
+
+    batch = Batch(found, make, display.progress, display.finished)
+    try:
+        batch.run()
+    except KeyboardInterrupt:
+        batch.stop()
+        say("stopping …")
+        batch.wait()
+        return True
+    finally:
+        for file in batch.rest():
+            display.finished(Outcome(file, error=Interrupted("not begun")))
+        memory.close()
+        client.close()
+    return False
+
+
+def _exit_code(display: Display, interrupted: bool) -> int:
+    if interrupted:
+        return EXIT_INTERRUPTED
+    codes = [outcome.error.exit_code for outcome in display.outcomes if outcome.error is not None]
+    for code in codes:
+        if code not in (EXIT_FAILED, EXIT_INTERRUPTED):
+            return code
+    return EXIT_FAILED if codes or display.failures else EXIT_DONE

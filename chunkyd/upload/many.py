@@ -1,0 +1,134 @@
+"""Several files with a few threads: small ones side by side, one big one at a time with all its connections.
+
+What stops one file for a reason that stops them all (nobody answers, the token is refused, the URL is wrong) ends the
+rest at once: five attempts for each of two thousand files help nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from chunkyd.errors import ChunkyError, EnvironmentFailure, Interrupted, NotChunky, Problem
+from chunkyd.upload.progress import Progress
+from chunkyd.upload.tree import Found
+from chunkyd.upload.uploader import Result, Uploader
+
+WORKERS = 4
+_SMALL_BYTES = 8 * 1024 * 1024
+_FOR_ALL = frozenset({"unauthorized", "quota-exceeded", "storage-full"})
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one file."""
+
+    file: Found
+    result: Result | None = None
+    error: ChunkyError | None = None
+
+
+class Batch:
+    """Sends files; `told` and `finished` are called from its threads, one at a time.
+
+    `make` builds the uploader of one file, which reports to the callback it is given.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Found],
+        make: Callable[[Found, Callable[[Progress], None]], Uploader],
+        told: Callable[[Found, Progress], None],
+        finished: Callable[[Outcome], None],
+    ) -> None:
+        self._waiting = deque(files)
+        self._make = make
+        self._told = told
+        self._finished = finished
+        self._guard = threading.Lock()
+        self._speaking = threading.Lock()
+        self._big = threading.Semaphore(1)
+        self._active: set[Uploader] = set()
+        self._stopped = False
+        self._fatal: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name="chunky-file", daemon=True)
+            for _ in range(min(WORKERS, len(files)))
+        ]
+
+    def run(self) -> None:
+        """Send them all; returns when the last one has ended. Raises what is a bug."""
+        for thread in self._threads:
+            thread.start()
+        self.wait()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def wait(self) -> None:
+        """Return when the last one has ended."""
+        for thread in self._threads:
+            while thread.is_alive():  # a join without an end could not be interrupted
+                thread.join(0.2)
+
+    def stop(self) -> None:
+        """End the files under way within a second, and begin no other."""
+        with self._guard:
+            self._stopped = True
+            active = list(self._active)
+        for uploader in active:
+            uploader.stop()
+
+    def rest(self) -> list[Found]:
+        """The files that were never begun."""
+        with self._guard:
+            return list(self._waiting)
+
+    def _work(self) -> None:
+        try:
+            while (file := self._next()) is not None:
+                if file.size > _SMALL_BYTES:
+                    with self._big:
+                        self._send(file)
+                else:
+                    self._send(file)
+        except BaseException as error:  # noqa: BLE001  # raised again by run
+            self._fatal = error
+            self.stop()
+
+    def _next(self) -> Found | None:
+        with self._guard:
+            return self._waiting.popleft() if self._waiting and not self._stopped else None
+
+    def _send(self, file: Found) -> None:
+        try:
+            outcome = Outcome(file, self._upload(file))
+        except ChunkyError as error:
+            outcome = Outcome(file, error=error)
+            if _stops_all(error):
+                self.stop()
+        with self._speaking:
+            self._finished(outcome)
+
+    def _upload(self, file: Found) -> Result:
+        uploader = self._make(file, lambda progress: self._tell(file, progress))
+        with self._guard:
+            self._active.add(uploader)
+            if self._stopped:
+                uploader.stop()
+        try:
+            return uploader.upload()
+        finally:
+            with self._guard:
+                self._active.discard(uploader)
+
+    def _tell(self, file: Found, progress: Progress) -> None:
+        with self._speaking:
+            self._told(file, progress)
+
+
+def _stops_all(error: ChunkyError) -> bool:
+    if isinstance(error, Problem):
+        return error.name in _FOR_ALL
+    return isinstance(error, NotChunky | EnvironmentFailure) and not isinstance(error, Interrupted)
