@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +27,6 @@ from chunkyd.errors import (
     EnvironmentFailure,
     StateError,
     Unreachable,
-    UsageError,
     UserError,
 )
 from tests.control.fake import FakeBackend
@@ -127,7 +128,7 @@ def test_refusals_come_back_per_job(client: ControlClient):
 
 def test_the_daemons_errors_are_the_clients(client: ControlClient, caplog: pytest.LogCaptureFixture):
     """What the user did, what the machine did, and a mistake of ours arrive as what they are, with their mend."""
-    with pytest.raises(UserError, match="no folder 'x'.*chunkyctl status"):
+    with pytest.raises(UserError, match=r"no folder 'x'.*chunkyctl status"):
         client.jobs(folder="x")
     with pytest.raises(UserError, match="there is no job 99"):
         client.job(99)
@@ -239,7 +240,7 @@ def test_a_client_of_a_newer_daemon_is_told_to_update(path: str):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(Unreachable, match="version 2 .*version 1.*same release"):
+        with pytest.raises(Unreachable, match=r"version 2 .*version 1.*same release"):
             ControlClient(path).status()
         thread.join(10)
 
@@ -247,7 +248,7 @@ def test_a_client_of_a_newer_daemon_is_told_to_update(path: str):
 def test_nobody_there_is_said_with_how_to_start(path: str, server: ControlServer):
     """A missing socket, a stale one and a stopped daemon are all exit code 69, and say what to do."""
     server.stop()
-    with pytest.raises(DaemonDown, match="not running.*Start it") as missing:
+    with pytest.raises(DaemonDown, match=r"not running.*Start it") as missing:
         ControlClient(path).status()
     assert missing.value.exit_code == 69
     with socket.socket(socket.AF_UNIX) as dead:
@@ -300,7 +301,7 @@ def test_a_path_too_long_is_a_bad_configuration(short_folder: Path, backend: Fak
     """Both ends say how long it is and how long it may be; the longest that may be works."""
     long = str(short_folder / ("x" * (108 - len(str(short_folder)) - 1)))
     assert len(long) == 108
-    with pytest.raises(ConfigError, match="108 bytes.*107"):
+    with pytest.raises(ConfigError, match=r"108 bytes.*107"):
         ControlServer(long, None, backend).start()
     with pytest.raises(ConfigError, match="107"):
         ControlClient(long)
@@ -337,7 +338,7 @@ def test_a_file_that_is_no_socket_is_left_alone(path: str, backend: FakeBackend)
 def test_a_folder_that_cannot_be_made_is_said(short_folder: Path, backend: FakeBackend):
     """A file in the way of the socket's folder is an error in words."""
     (short_folder / "f").write_text("")
-    with pytest.raises(StateError, match="control.socket"):
+    with pytest.raises(StateError, match=r"control\.socket"):
         ControlServer(str(short_folder / "f" / "control.sock"), None, backend).start()
 
 
@@ -479,7 +480,7 @@ def test_a_dripping_peer_is_cut_off(path: str, server: ControlServer, monkeypatc
         b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n",
         b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n[]",
+        b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]",
     ],
 )
 def test_broken_requests_do_nothing_and_harm_nobody(
@@ -512,3 +513,53 @@ def test_problems_of_the_status_are_structured(client: ControlClient, backend: F
     """Each says what is wrong and what to do."""
     backend.notices = (Notice(what="too few watches", mend="raise fs.inotify.max_user_watches"),)
     assert client.status().problems == backend.notices
+
+
+_OTHER_USER = """
+import os, sys
+from chunkyd.control.client import ControlClient
+from chunkyd.errors import ChunkyError
+gid, uid = int(sys.argv[2]), int(sys.argv[3])
+client = ControlClient(sys.argv[1])
+os.setgroups([]); os.setgid(gid); os.setuid(uid)
+try:
+    print(client.status().pid)
+except ChunkyError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+def test_peers_are_known_by_the_kernel(path: str, server: ControlServer):
+    """Another user who gets as far as connecting is refused, with its group too; without access to the file, before."""
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+
+    def as_nobody() -> str:
+        command = [sys.executable, "-c", _OTHER_USER, path, str(nobody.pw_gid), str(nobody.pw_uid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
+
+    os.chmod(os.path.dirname(path), 0o755)
+    assert as_nobody().startswith("Unreachable")
+    os.chmod(path, 0o666)
+    assert f"the user with the number {nobody.pw_uid} may not control" in as_nobody()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+def test_members_of_the_group_may(path: str, backend: FakeBackend):
+    """A user whose group it is reaches the daemon."""
+    import grp
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    server = ControlServer(path, grp.getgrgid(nobody.pw_gid).gr_name, backend)
+    server.start()
+    try:
+        os.chmod(os.path.dirname(path), 0o755)
+        command = [sys.executable, "-c", _OTHER_USER, path, str(nobody.pw_gid), str(nobody.pw_uid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == "4711"
+    finally:
+        server.stop()
