@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -17,12 +18,13 @@ from urllib.parse import urlsplit
 
 from chunkyd.catalog.base import Catalog, TokenRecord
 from chunkyd.clock import Clock
-from chunkyd.errors import Problem
+from chunkyd.errors import Problem, UsageError
 from chunkyd.protocol.problems import problem
 from chunkyd.server.threads import Threads
 
 OPEN_USER = "local"
 TOKEN_BYTES = 32
+_USER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,63})", re.ASCII)
 CACHE_SECONDS = 1.0
 CACHE_TOKENS = 10_000
 FAILURES = 20  # in a row, per address; one more each second
@@ -38,6 +40,13 @@ def new_token(user: str, created: float, note: str = "") -> tuple[str, TokenReco
     """A fresh token, to be shown once, and its record."""
     token = "chunky_" + secrets.token_urlsafe(TOKEN_BYTES)
     return token, TokenRecord(secrets.token_hex(4), user, token_digest(token), created, note)
+
+
+def check_user_name(name: str) -> None:
+    """A name stands in paths, logs and configs, so it is plain; UsageError, else."""
+    if _USER_NAME.fullmatch(name) is None:
+        what = f"{name!r} is no name for a user"
+        raise UsageError(what, mend="Use letters, digits, and . _ @ - within it; at most 64 of them")
 
 
 class Failures:

@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -26,12 +26,14 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
+from chunkyd import notify
 from chunkyd.catalog.base import Catalog
 from chunkyd.clock import SystemClock
 from chunkyd.errors import AlreadyRunning, ConfigError, EnvironmentFailure
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
 from chunkyd.server.janitor import keep_house
+from chunkyd.server.stores import open_stores
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Uploads
 from chunkyd.settings import ServerSettings
@@ -45,8 +47,6 @@ FINISH_SECONDS = 6.0  # for chunks on their way
 REFUSE_SECONDS = 1.5  # for telling those that are still not through
 LEAVE_SECONDS = 1.5  # for Granian
 
-CATALOG_NAME = "catalog.sqlite3"
-
 log = logging.getLogger("chunkyd.server")
 
 
@@ -59,20 +59,8 @@ def serve(
     """Run a server until SIGTERM, SIGINT, or `stop` is set. `ready` gets the port once requests are taken."""
     _allow_many_files()
     listener = _bind(settings.host, settings.port)
-    with contextlib.closing(listener), _stores(settings.data_dir) as (storage, catalog):
+    with contextlib.closing(listener), open_stores(settings.data_dir) as (storage, catalog):
         uvloop.run(_Run(settings, storage, catalog, listener, ready, stop).main())
-
-
-@contextlib.contextmanager
-def _stores(data_dir: str) -> Iterator[tuple[Storage, Catalog]]:
-    from chunkyd.catalog.sql import SqlCatalog
-    from chunkyd.storage.disk import DiskStorage
-
-    with (
-        contextlib.closing(DiskStorage(data_dir)) as storage,
-        contextlib.closing(SqlCatalog(os.path.join(data_dir, CATALOG_NAME))) as catalog,
-    ):
-        yield storage, catalog
 
 
 class _Server(Server):
@@ -135,12 +123,14 @@ class _Run:
             server = _granian(self._app, self._listener, self._settings)
             serving = asyncio.create_task(server.serve())
             keeping = asyncio.create_task(keep_house(self._uploads, self._settings.limits.session_ttl))
+            guarding = asyncio.create_task(self._feed_watchdog())
             self._announce()
             waiting = asyncio.create_task(stopping.wait())
             await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
             failed = not stopping.is_set()
             await self._leave()
             keeping.cancel()
+            guarding.cancel()
             server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
             if failed:
@@ -155,11 +145,20 @@ class _Run:
         log.info("listening on %s://%s:%d", scheme, where, port)
         if self._ready is not None:
             self._ready(port)
+        notify.ready(f"listening on {where}:{port}")
+
+    async def _feed_watchdog(self) -> None:
+        """Alive is who turns the loop and gets an answer of a thread."""
+        interval = notify.watchdog_interval()
+        while interval is not None:
+            await self._threads.record(notify.watchdog)
+            await asyncio.sleep(interval)
 
     async def _leave(self) -> None:
         """Begin nothing new; let what runs end, or refuse it; publications always come to their end."""
         self._app.stopping = True
         log.info("stopping")
+        notify.stopping()
         await self._until_idle(FINISH_SECONDS)
         self._uploads.stop_bodies()
         self._app.stop_drains()

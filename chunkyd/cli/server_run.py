@@ -1,0 +1,28 @@
+"""`chunky-server run`: the server itself, in the foreground."""
+
+from __future__ import annotations
+
+import click
+from msgspec.structs import replace
+
+from chunkyd import log
+from chunkyd.cli.server_common import Options, load, pass_options
+
+
+@click.command("run")
+@pass_options
+def run(options: Options) -> None:
+    """Receive files until SIGTERM or Ctrl-C."""
+    settings = load(options)
+    if options.verbose:
+        settings = replace(settings, log=replace(settings.log, level="debug"))
+    log.configure(settings.log, "chunky-server")
+    scheme = "https" if settings.tls else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+
+    def ready(port: int) -> None:
+        click.echo(f"listening on {scheme}://{host}:{port}")
+
+    from chunkyd.server.start import serve
+
+    serve(settings, ready=ready)

@@ -1,0 +1,73 @@
+"""Reading everything that is published again, against the records: bytes rot, disks lie, people delete.
+
+Read-only, and made to run beside a working server. What does not look good is looked at once more at the end: a file
+that was being published at the first look is a good one by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from chunkyd.catalog.base import FileCatalog
+from chunkyd.files import Fingerprint
+from chunkyd.protocol.paths import Target
+from chunkyd.server.publish import hash_whole
+from chunkyd.storage.base import Reader
+
+Verdict = Literal["good", "damaged", "missing", "unknown"]
+
+
+class Published(Protocol):
+    """The published files, as far as an audit reads them."""
+
+    def walk(self, user: str | None) -> Iterator[tuple[Target, Fingerprint]]:
+        """Every regular file."""
+        ...
+
+    def open(self, target: Target) -> Reader | None:
+        """The regular file at the target."""
+        ...
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What became of one file. `damaged`: other bytes than were verified; `unknown`: nothing was recorded of it."""
+
+    target: Target
+    verdict: Verdict
+
+
+def audit(files: Published, catalog: FileCatalog, user: str | None = None) -> Iterator[Finding]:
+    """Every published and every recorded file, once; those that are not good come last."""
+    suspicious = []
+    for target in _targets(files, catalog, user):
+        finding = Finding(target, _judge(files, catalog, target))
+        if finding.verdict == "good":
+            yield finding
+        else:
+            suspicious.append(target)
+    for target in suspicious:
+        yield Finding(target, _judge(files, catalog, target))
+
+
+def _targets(files: Published, catalog: FileCatalog, user: str | None) -> Iterator[Target]:
+    for record in catalog.files(user):
+        yield Target(record.user, record.path)
+    for target, _ in files.walk(user):
+        if catalog.file(target) is None:
+            yield target
+
+
+def _judge(files: Published, catalog: FileCatalog, target: Target) -> Verdict:
+    record = catalog.file(target)
+    if record is None:
+        return "unknown"
+    reader = files.open(target)
+    if reader is None:
+        return "missing"
+    with contextlib.closing(reader):
+        whole = reader.fingerprint().size == record.size and hash_whole(reader.read, record.size) == record.file_hash
+    return "good" if whole else "damaged"
