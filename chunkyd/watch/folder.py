@@ -71,6 +71,7 @@ class WatchedFolder:
         self._next_root_look = 0.0
         self._delivered = 0.0
         self._said_strange = False
+        self.muted = False  # set from outside: a thread that hung must not speak when its owner has gone on
         self._begin(_UNKNOWN, polled=True)
 
     def _begin(self, system: FileSystem, *, polled: bool) -> None:
@@ -146,6 +147,7 @@ class WatchedFolder:
         if self._tree is not None and self._tree.stale:
             _LOG.warning("folder %s: watching it anew", self.root.name)
             self._begin(self._system, polled=False)
+            self._schedule.interrupted()
             self._schedule.full_at(self._clock.monotonic())
 
     def _lose(self, problem: str) -> None:
@@ -169,6 +171,11 @@ class WatchedFolder:
         self._settling.clear()
         if self._tree is not None:
             self._tree.clear()
+        self._schedule.interrupted()
+
+    def close(self) -> None:
+        """Nobody calls any more."""
+        self.forget()
         self._schedule.give_up()
 
     # Hints.
@@ -319,7 +326,7 @@ class WatchedFolder:
 
     def _deliver(self) -> None:
         now = self._clock.monotonic()
-        if not self._outbox or self.backoff.blocks(now):
+        if self.muted or not self._outbox or self.backoff.blocks(now):
             return
         if self._scanner.busy and now < self._delivered + _BUNDLE:
             return

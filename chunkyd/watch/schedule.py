@@ -94,8 +94,13 @@ class Schedule:
     def _poll_interval(self) -> float:
         return max(_SHORTEST_POLL, _POLL_SHARE * self._lasted)
 
+    def interrupted(self) -> None:
+        """The scan under way was given up; who waited for it waits for the next."""
+        self._running, self._waiting = [], self._running + self._waiting
+
     def give_up(self) -> None:
         """No scan can be made now."""
-        for ticket in self._running + self._waiting:
+        self.interrupted()
+        for ticket in self._waiting:
             ticket.finish(scanned=False)
-        self._running, self._waiting = [], []
+        self._waiting = []

@@ -61,7 +61,7 @@ class Settling:
             self._schedule(path, entry, soon)
 
     def saw(self, path: bytes, fingerprint: Fingerprint, now: float, quiet: float = 0.0) -> bool:
-        """A look saw this version, by its own times unchanged for `quiet` seconds. Whether it is ready (and forgotten)."""
+        """A look saw this version, by its own times quiet for so many seconds. Whether it is ready (and forgotten)."""
         entry = self._entries.get(path)
         if entry is None:
             entry = self._entries[path] = _Entry(now)

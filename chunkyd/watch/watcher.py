@@ -65,7 +65,7 @@ class _FolderThread(threading.Thread):
                 self._answer(questions)
         finally:
             self.turn_began = None
-            self.folder.forget()
+            self.folder.close()
 
     def _wait(self) -> _Mail | None:
         pause = min(_LONGEST_SLEEP, self.folder.due() - self._clock.monotonic())
@@ -110,6 +110,7 @@ class _FolderThread(threading.Thread):
     def stop(self) -> None:
         """Ask it to end; `join` waits."""
         self._stopping = True
+        self.folder.muted = True
         self._mailbox.put(_Stop())
 
     def stuck(self) -> bool:
@@ -196,13 +197,12 @@ class Watcher:
         wanted = {root.name: root for root in roots}
         with self._lock:
             over = [thread for name, thread in self._threads.items() if wanted.get(name) != thread.root]
-            for thread in over:
-                del self._threads[thread.root.name]
+            kept = {name: thread for name, thread in self._threads.items() if thread not in over}
+            fresh = {name: self._thread(root) for name, root in wanted.items() if name not in kept}
             self._end(over, _STOP_TIMEOUT)
-            for name, root in wanted.items():
-                if name not in self._threads:
-                    self._threads[name] = self._thread(root)
-                    self._threads[name].start()
+            self._threads = kept | fresh
+            for thread in fresh.values():
+                thread.start()
 
     def _thread(self, root: WatchedRoot) -> _FolderThread:
         observer = None if self._no_inotify or root.poll else self._observer
