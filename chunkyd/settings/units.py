@@ -65,11 +65,9 @@ def _unit_hint(number: str, unit: str) -> str:
 
 def format_size(size: int) -> str:
     """The shortest exact way to write so many bytes."""
-    for units in (_BINARY, _DECIMAL):
-        for unit, factor in reversed(units.items()):
-            if size and size % factor == 0:
-                return f"{size // factor}{unit}"
-    return f"{size}B"
+    exact = ((unit, size // factor) for unit, factor in {"B": 1, **_BINARY, **_DECIMAL}.items() if size % factor == 0)
+    unit, number = min(exact, key=lambda written: written[1]) if size else ("B", 0)
+    return f"{number}{unit}"
 
 
 def parse_duration(text: str) -> float:
