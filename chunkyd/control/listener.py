@@ -33,10 +33,19 @@ class Listener:
         self._identity = (status.st_dev, status.st_ino)
 
     def _make_folder(self) -> None:
-        """The folder in between; with a group others may pass through it, the socket alone keeps them out."""
-        folder = os.path.dirname(self.path)
+        """The folders in between; with a group others may pass through them, and the socket alone keeps them out."""
+        missing = []
+        folder = os.path.dirname(os.path.abspath(self.path))
+        while not os.path.isdir(folder) and folder != "/":
+            missing.append(folder)
+            folder = os.path.dirname(folder)
         try:
-            os.makedirs(folder, 0o700 if self.group is None else 0o755, exist_ok=True)
+            for folder in reversed(missing):
+                os.mkdir(folder, 0o700)
+                if self.group is not None:
+                    os.chmod(folder, 0o755)  # mkdir's mode is narrowed by the umask
+        except FileExistsError:
+            pass  # another was quicker, or it is no folder: then bind says so
         except OSError as error:
             raise _unusable(self.path, f"its folder cannot be made: {error.strerror}") from error
 

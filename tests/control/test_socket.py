@@ -278,14 +278,19 @@ def test_a_group_gets_the_file_and_no_more(short_folder: Path, backend: FakeBack
     """With a group: 0660, its group, in a folder others may pass."""
     import grp
 
-    path = str(short_folder / "new" / "control.sock")
+    path = str(short_folder / "new" / "deeper" / "control.sock")
     group = grp.getgrgid(os.getgid())
     server = ControlServer(path, group.gr_name, backend)
-    server.start()
+    before = os.umask(0o077)
+    try:
+        server.start()
+    finally:
+        os.umask(before)
     try:
         status = os.stat(path)
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, group.gr_gid)
-        assert stat.S_IMODE(os.stat(short_folder / "new").st_mode) == 0o755
+        for folder in (short_folder / "new", short_folder / "new" / "deeper"):
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o755
     finally:
         server.stop()
 

@@ -1,0 +1,72 @@
+"""What the commands of chunkyctl share: which daemon is meant, and how to reach it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import click
+
+from chunkyd.cli.common import Options, say
+from chunkyd.control.base import Outcome
+from chunkyd.control.client import ControlClient
+from chunkyd.errors import EXIT_DONE, EXIT_FAILED, ChunkyError, ConfigError
+from chunkyd.settings import DaemonSettings, default_socket, find_config, load_daemon
+
+UNIT_CONFIGS = "/etc/chunkyd"
+UNIT_FOLDERS = {"RUNTIME_DIRECTORY": "/run/chunkyd", "STATE_DIRECTORY": "/var/lib/chunkyd"}
+
+
+class CtlOptions(Options, frozen=True):
+    """What stands before the command, the socket too."""
+
+    socket: str | None = None
+
+
+pass_options = click.make_pass_decorator(CtlOptions)
+
+
+def settings(options: CtlOptions) -> DaemonSettings:
+    """The settings of the daemon that is meant; a unit's own folders count as they do for the unit."""
+    path = find_config("daemon", options.config, os.environ)
+    return load_daemon(path, unit_environ(path, os.environ))
+
+
+def unit_environ(config: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`chunkyd@NAME` reads /etc/chunkyd/NAME.yaml and is given folders by systemd: the same defaults from outside."""
+    name, extension = os.path.splitext(os.path.basename(config))
+    if os.path.dirname(config) != UNIT_CONFIGS or extension != ".yaml":
+        return environ
+    folders = {variable: os.path.join(folder, name) for variable, folder in UNIT_FOLDERS.items()}
+    return {**environ, **folders} if any(map(os.path.isdir, folders.values())) else environ
+
+
+def client(options: CtlOptions) -> ControlClient:
+    """The daemon's: at --socket, else where its configuration says, else where it is without one."""
+    path = options.socket or _configured_socket(options)
+    if options.verbose:
+        say(f"asking {path}")
+    return ControlClient(path)
+
+
+def _configured_socket(options: CtlOptions) -> str:
+    try:
+        return settings(options).control.socket
+    except ConfigError:
+        usual = default_socket(os.environ)
+        if options.config is None and os.path.exists(usual):
+            return usual
+        raise
+
+
+def report(done: str, outcome: Outcome) -> int:
+    """Say what was done, job by job where it was not; the exit code."""
+    click.echo(f"{outcome.changed} {'job' if outcome.changed == 1 else 'jobs'} {done}")
+    return refusals(outcome)
+
+
+def refusals(outcome: Outcome) -> int:
+    """The jobs for which it was not done, on stderr; the exit code."""
+    for refusal in outcome.refused:
+        say(f"job {refusal.id}: {ChunkyError(refusal.what, mend=refusal.mend)}")
+    return EXIT_FAILED if outcome.refused else EXIT_DONE
