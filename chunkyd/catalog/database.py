@@ -1,0 +1,160 @@
+"""The door to peewee and SQLite: connections, transactions, and what their errors mean.
+
+Every thread has a connection of its own (peewee); readers never wait for a writer (WAL). Writers wait in a line
+within the process, because SQLite's own waiting is sleeping and trying again, and for 30 s behind other processes.
+A commit is on the disk when it returns (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import peewee
+
+from chunkyd.errors import ChunkyError, StateError, StorageFull
+
+Row = tuple[Any, ...]
+
+_PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "cache_size": -1024, "journal_size_limit": 1 << 26}
+_TIMEOUT_SECONDS = 30
+_NEARLY_FULL_BYTES = 1 << 16
+
+
+class Taken(Exception):
+    """A value that has to be unique is there already; the caller's to translate."""
+
+
+def _full(path: str) -> ChunkyError:
+    return StorageFull(f"no room to record anything in {path}", mend="make room on that disk")
+
+
+def _broken(path: str) -> ChunkyError:
+    return StateError(
+        f"the catalog {path} is damaged",
+        mend="restart the server: it moves the damaged catalog aside and builds a new one from the published files",
+    )
+
+
+def _busy(path: str) -> ChunkyError:
+    error = StateError(f"the catalog {path} is locked by another process", mend="try again in a moment")
+    error.retryable = True
+    return error
+
+
+def _readonly(path: str) -> ChunkyError:
+    return StateError(f"the catalog {path} cannot be written", mend="check its owner, its folder and the file system")
+
+
+def _input_output(path: str) -> ChunkyError:
+    found = os.statvfs(os.path.dirname(path) or ".")
+    if found.f_bavail * found.f_frsize < _NEARLY_FULL_BYTES:
+        return _full(path)  # SQLite says so where it is its shared memory file that has no room
+    return StateError(f"reading or writing the catalog {path} failed", mend="check the disk and the system's log")
+
+
+_MEANINGS: Mapping[int, Callable[[str], ChunkyError]] = {
+    sqlite3.SQLITE_FULL: _full,
+    sqlite3.SQLITE_IOERR: _input_output,
+    sqlite3.SQLITE_CORRUPT: _broken,
+    sqlite3.SQLITE_NOTADB: _broken,
+    sqlite3.SQLITE_BUSY: _busy,
+    sqlite3.SQLITE_LOCKED: _busy,
+    sqlite3.SQLITE_READONLY: _readonly,
+    sqlite3.SQLITE_CANTOPEN: _readonly,
+    sqlite3.SQLITE_PERM: _readonly,
+}
+
+
+def primary_code(error: BaseException | None) -> int | None:
+    """SQLite's primary result code behind an exception of peewee's or of sqlite3's."""
+    while error is not None:
+        if isinstance(error, sqlite3.Error):
+            code = getattr(error, "sqlite_errorcode", None)
+            return code & 0xFF if isinstance(code, int) else None
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class _Connection(sqlite3.Connection):
+    """One that can be referred to weakly: it goes when its thread goes."""
+
+
+class CatalogDatabase:
+    """Statements and transactions, in the terms of `errors`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._line = threading.RLock()
+        self._opened: weakref.WeakSet[_Connection] = weakref.WeakSet()  # every thread's, so that all can be closed
+        self._database = peewee.SqliteDatabase(
+            path,
+            pragmas=_PRAGMAS,
+            lock_type="IMMEDIATE",
+            timeout=_TIMEOUT_SECONDS,
+            check_same_thread=False,
+            factory=self._connect,
+        )
+
+    def _connect(self, *arguments: Any, **options: Any) -> _Connection:
+        connection = _Connection(*arguments, **options)
+        self._opened.add(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except peewee.IntegrityError as error:
+            raise Taken(str(error)) from error
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            meaning = _MEANINGS.get(primary_code(error) or 0)
+            if meaning is not None:
+                raise meaning(self.path) from error
+            raise StateError(f"the catalog {self.path} cannot be used: {error}") from error
+
+    def rows(self, statement: str, *parameters: object) -> list[Row]:
+        """All rows at once, so that no open cursor keeps an old snapshot alive."""
+        with self._translated():
+            found: list[Row] = self._execute(statement, parameters).fetchall()
+        return found
+
+    def row(self, statement: str, *parameters: object) -> Row | None:
+        """The first row, or None."""
+        found = self.rows(statement, *parameters)
+        return found[0] if found else None
+
+    def change(self, statement: str, *parameters: object) -> int:
+        """How many rows a statement inside `writing` changed; Taken where one must be unique and is not."""
+        with self._translated():
+            return self._execute(statement, parameters).rowcount
+
+    def _execute(self, statement: str, parameters: Row) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self._database.execute_sql(statement, parameters)  # type: ignore[no-untyped-call]
+        return cursor
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction: all of it is durable on leaving, or none of it on an error. Not to be nested."""
+        with self._line, self._translated():
+            self._database.begin()
+            try:
+                yield
+                self._database.commit()
+            except BaseException:
+                connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
+                if connection.in_transaction:  # a full disk has rolled back by itself
+                    self._database.rollback()
+                raise
+
+    def close(self) -> None:
+        """Close every thread's connection; the last one moves the log into the file."""
+        with self._line, self._translated():
+            self._database.close()
+            for connection in list(self._opened):
+                connection.close()
