@@ -116,7 +116,9 @@ class Run:
                 crew.submit(request)
         self._report(self._picture(now))
         wake = self._machine.wake_at()
-        event = crew.outcome(LOOK_SECONDS if wake is None else min(LOOK_SECONDS, wake - now))
+        if wake is None or wake <= now:  # what was due has been asked for: only an answer, or resuming, helps now
+            wake = now + LOOK_SECONDS
+        event = crew.outcome(min(LOOK_SECONDS, wake - now))
         if event is not None:
             self._machine.handle(event, self._clock.monotonic())
             self._note_found(event)
