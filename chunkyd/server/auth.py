@@ -59,7 +59,7 @@ class Failures:
         """Count one; False where the bucket is empty."""
         spent, when = self._spent.pop(address, (0.0, now))
         spent = max(0.0, spent - (now - when))
-        allowed = spent < FAILURES
+        allowed = spent + 1 <= FAILURES
         self._spent[address] = (min(FAILURES, spent + 1), now)
         if len(self._spent) > ADDRESSES:
             self._spent.popitem(last=False)

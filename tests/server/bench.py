@@ -1,0 +1,163 @@
+"""A server without HTTP, in this process: memory stores, a clock by hand, stores that fail when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from chunkyd.catalog.base import FileRecord, SessionRecord, StoredRange
+from chunkyd.catalog.memory import MemoryCatalog
+from chunkyd.clock import ManualClock
+from chunkyd.errors import StorageFull
+from chunkyd.protocol.digests import content_digest
+from chunkyd.protocol.messages import Initiate
+from chunkyd.protocol.paths import Target
+from chunkyd.server.session import LiveSession
+from chunkyd.server.threads import Threads
+from chunkyd.server.uploads import Chunk, Uploads
+from chunkyd.settings import Limits
+from chunkyd.storage.memory import MemoryStorage
+
+LIMITS = Limits(file=1 << 40, chunk=1 << 20, session_ttl=100.0, reserve=0)
+
+
+class FailingCatalog(MemoryCatalog):
+    """A catalog whose disk is full while `full` says so, for the methods named in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full: set[str] = set()
+
+    def _check(self, name: str) -> None:
+        if name in self.full:
+            raise StorageFull("the catalog's disk is full")
+
+    def add_session(self, record: SessionRecord) -> SessionRecord:
+        self._check("add_session")
+        return super().add_session(record)
+
+    def record_stored(self, batch: Iterable[StoredRange]) -> None:
+        self._check("record_stored")
+        super().record_stored(batch)
+
+    def complete(self, session_id: str, file: FileRecord | None) -> bool:
+        self._check("complete")
+        return super().complete(session_id, file)
+
+    def end(self, session_id: str) -> None:
+        self._check("end")
+        super().end(session_id)
+
+    def expire(self, session_id: str, tombstone_until: float) -> None:
+        self._check("expire")
+        super().expire(session_id, tombstone_until)
+
+
+class Bench:
+    """One server, and short words for what its clients do."""
+
+    def __init__(
+        self,
+        storage: MemoryStorage | None = None,
+        catalog: FailingCatalog | None = None,
+        limits: Limits = LIMITS,
+        clock: ManualClock | None = None,
+        **options: bool,
+    ) -> None:
+        self.storage = storage or MemoryStorage()
+        self.catalog = catalog or FailingCatalog()
+        self.clock = clock or ManualClock()
+        self.limits = limits
+        self.threads = Threads()
+        self.uploads = Uploads(self.storage, self.catalog, limits, self.clock, self.threads, **options)
+
+    async def open(
+        self,
+        data: bytes,
+        path: bytes = b"f",
+        user: str = "u",
+        *,
+        file_hash: str = "",
+        key: bytes | None = None,
+        **more: Any,
+    ) -> LiveSession:
+        """Initiate."""
+        request = Initiate(file_hash or sha(data), len(data), path, **more)
+        return await self.uploads.initiate(user, request, key)
+
+    async def put(self, session: LiveSession, data: bytes, start: int = 0, stop: int | None = None) -> str:
+        """Send one chunk in one piece."""
+        part = data[start : len(data) if stop is None else stop]
+        return await self.uploads.chunk(session, chunk_of(part, start, session.total), pieces(part))
+
+    async def upload(self, data: bytes, path: bytes = b"f", user: str = "u") -> LiveSession:
+        """A whole small file, to its end."""
+        session = await self.open(data, path, user)
+        if session.status() == "incomplete":
+            assert await self.put(session, data) == "complete"
+        return session
+
+    def content(self, path: bytes = b"f", user: str = "u") -> bytes | None:
+        """What is published."""
+        reader = self.storage.open_published(Target(user, path))
+        return None if reader is None else reader.read(0, 1 << 30)
+
+    async def close(self) -> None:
+        """Like a clean stop."""
+        await self.uploads.close()
+        self.threads.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    """A scenario on a loop of its own, with a deadline."""
+    asyncio.run(asyncio.wait_for(_awaited(scenario), 20))
+
+
+async def _awaited(scenario: Callable[[], Awaitable[None]]) -> None:
+    await scenario()
+
+
+def sha(data: bytes) -> str:
+    """The file hash."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def chunk_of(part: bytes, start: int, total: int, digest: bytes | None = None) -> Chunk:
+    """The head of a chunk."""
+    return Chunk((start, start + len(part)), total, len(part), {"crc32c": digest or content_digest(part)})
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    """A body that comes at once."""
+    for part in parts:
+        yield part
+
+
+class Slow:
+    """A body that comes when the test says so."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+
+    def give(self, part: bytes | BaseException | None) -> None:
+        """The next piece; an exception; None for the end."""
+        self._queue.put_nowait(part)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            part = await self._queue.get()
+            if part is None:
+                return
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "the condition never came true"
+        await asyncio.sleep(0.005)
