@@ -23,11 +23,25 @@ from chunkyd.settings.shapes import (
 from chunkyd.settings.timetable import format_timetable
 from chunkyd.settings.units import format_duration, format_size
 
+_ONE_LINE = 1 << 30
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes every text with an unusual character: PyYAML's other styles do not bring back each of them."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text that is plain where it can be."""
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def render(settings: DaemonSettings | ServerSettings) -> str:
     """A document the loaders read back, every default written out."""
     document = _daemon(settings) if isinstance(settings, DaemonSettings) else _server(settings)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_ONE_LINE)
 
 
 def _daemon(settings: DaemonSettings) -> dict[str, object]:
