@@ -4,8 +4,9 @@
     result = Uploader("http://127.0.0.1:8420", "footage.mov").upload()
 
 source       the file: lock, lease, fingerprint, hash, chunks
-machine      what to do next, pure; sizing: how big a chunk is; answers: what an answer means
-transport    requests over connections that can be watched and cut (connection), at a rate (limiter)
+machine      what to do next, pure; sizing: how big a chunk is
+transport    requests (their body) over connections that can be watched and cut (connection), at a rate (limiter);
+             answers: what an answer means, reasons: why there was none
 memory       what is remembered over crashes; sqlite_memory: in one file
 run          drives the machine with a crew of threads, under a control (pause, stop)
 uploader     one upload from end to end; many: several, tree: which

@@ -16,6 +16,7 @@ from chunkyd.clock import Clock
 from chunkyd.errors import NetworkError, Problem
 from chunkyd.protocol import messages
 from chunkyd.protocol.ranges import Range
+from chunkyd.upload.body import Body
 from chunkyd.upload.control import LOOK_SECONDS, Control
 from chunkyd.upload.crew import Crew
 from chunkyd.upload.limiter import Limiter
@@ -35,7 +36,7 @@ from chunkyd.upload.machine import (
 )
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
 from chunkyd.upload.source import Source
-from chunkyd.upload.transport import Body, Client
+from chunkyd.upload.transport import Client
 
 
 class Assignment(msgspec.Struct, frozen=True):

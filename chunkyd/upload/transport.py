@@ -9,9 +9,6 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
-import ssl
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -29,12 +26,14 @@ from chunkyd.protocol.digests import CRC32C, content_digest, format_content_dige
 from chunkyd.protocol.messages import ChunkReply, EndReply, LimitsReply, SessionReply, StatusReply
 from chunkyd.protocol.ranges import Range
 from chunkyd.upload.answers import Answer, checked_status, decoded, failure, missing_of, printable
-from chunkyd.upload.connection import CONNECT_SECONDS, POOL_CLASSES, Exchange, Switch, Watchdog
-from chunkyd.upload.limiter import Limiter
-from chunkyd.upload.source import READ_BYTES, Source
+from chunkyd.upload.body import Body
+from chunkyd.upload.connection import CONNECT_SECONDS, POOL_CLASSES, Switch, Watchdog
+from chunkyd.upload.reasons import mend, reason
+from chunkyd.upload.source import READ_BYTES
 
 _MOST_ANSWER_BYTES = 8 * 1024 * 1024  # a status with 100,000 ranges has half of that
 _CONNECTIONS = 64
+_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 _READ_TIMEOUT = messages.STALL_SECONDS + 5  # the watchdog comes first
 
 
@@ -66,62 +65,6 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, blocksize=READ_BYTES, **options)
         manager.pool_classes_by_scheme = POOL_CLASSES
         return manager
-
-
-class Body:
-    """A range of the source as a request's body: read piece by piece, paid for at the limiter, counted."""
-
-    def __init__(
-        self,
-        source: Source,
-        chunk: Range,
-        limiter: Limiter | None,
-        proceed: Callable[[], None],
-        sent: Callable[[int], None],
-    ) -> None:
-        self._source = source
-        self._start, self._stop = chunk
-        self._position = self._start
-        self._limiter = limiter
-        self._proceed = proceed
-        self._sent = sent
-        self.exchange: Exchange | None = None
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __iter__(self) -> Iterator[bytes]:
-        while piece := self.read(READ_BYTES):
-            yield piece
-
-    def tell(self) -> int:
-        """Bytes read so far."""
-        return self._position - self._start
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position, counted from the beginning of the range."""
-        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._position, os.SEEK_END: self._stop}[whence]
-        self._position = min(max(base + offset, self._start), self._stop)
-        return self.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, at most a megabyte; SourceChanged where the file has become shorter."""
-        self._proceed()
-        left = self._stop - self._position
-        size = min(left, READ_BYTES, size if size >= 0 else left)
-        if size == 0:
-            return b""
-        if self._limiter is not None:
-            size = self._limiter.take(size, self._wait)
-        piece = self._source.read(self._position, size)
-        self._position += len(piece)
-        self._sent(len(piece))
-        return piece
-
-    def _wait(self) -> None:
-        self._proceed()
-        if self.exchange is not None:
-            self.exchange.excuse(time.monotonic())
 
 
 class Client:
@@ -228,16 +171,16 @@ class Client:
                 body.exchange = exchange
             request = _prepared(method, self.url + path, self._headers | headers, body)
             try:
-                return self._answer(request)
-            except (
-                requests.RequestException,
-                urllib3.exceptions.HTTPError,
-                http.client.HTTPException,
-                OSError,
-            ) as error:
+                answer = self._answer(request)
+            except (NetworkError, *_FOREIGN) as error:
                 if switch.pulled:
                     raise Interrupted("stopped on request") from None
+                if isinstance(error, NetworkError) and not exchange.stalled:
+                    raise
                 raise self._network_error(error, stalled=exchange.stalled) from error
+            if exchange.stalled:  # what a cut leaves behind may look like an answer
+                raise self._network_error(None, stalled=True)
+            return answer
 
     def _answer(self, request: requests.PreparedRequest) -> Answer:
         response = self._adapter.send(
@@ -248,14 +191,16 @@ class Client:
             if len(body) > _MOST_ANSWER_BYTES:
                 raise NetworkError(f"the answer of {self.url} is larger than this protocol has any")
             headers = {name.lower(): value for name, value in response.headers.items()}
+            if not headers.keys() & {"content-length", "transfer-encoding"}:
+                raise NetworkError(f"the answer of {self.url} has no length: it may have been cut")
             return Answer(self.url, response.status_code, headers, body, self._clock.wall())
         finally:
             response.close()
 
-    def _network_error(self, error: BaseException, *, stalled: bool) -> NetworkError:
-        if stalled:
+    def _network_error(self, error: BaseException | None, *, stalled: bool) -> NetworkError:
+        if stalled or error is None:
             return NetworkError(f"nothing moved on the connection to {self.url} for {messages.STALL_SECONDS:g} s")
-        return NetworkError(f"no answer from {self.url}: {_reason(error)}", mend=_mend(error))
+        return NetworkError(f"no answer from {self.url}: {reason(error)}", mend=mend(error))
 
 
 def _prepared(method: str, url: str, headers: dict[str, str], body: Body | bytes | None) -> requests.PreparedRequest:
@@ -306,38 +251,3 @@ def _checked_token(token: str) -> str:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError("the token is empty or holds characters that no token has", mend="Check the token file.")
     return token
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in words of the system, because the libraries' texts repeat their objects' names."""
-    for cause in reversed(list(_causes(error))):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message})"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed ({cause.reason})"
-        if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
-            return "timed out"
-        if isinstance(cause, OSError) and cause.strerror:
-            return printable(cause.strerror)
-        if isinstance(cause, http.client.HTTPException | urllib3.exceptions.IncompleteRead):
-            return "the connection was closed in the middle of an answer"
-    return type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    rest = [error]
-    while rest:
-        current = rest.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        reasons = (getattr(current, "reason", None), *current.args, current.__cause__, current.__context__)
-        rest.extend(reason for reason in reasons if isinstance(reason, BaseException))
-
-
-def _mend(error: BaseException) -> str:
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return "Check the URL, this machine's clock, and ca_file."
-    return ""

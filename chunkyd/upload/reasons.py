@@ -1,0 +1,47 @@
+"""Why a request failed, in the system's words: the libraries' own texts repeat their objects' names and addresses."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Iterator
+
+import urllib3
+
+from chunkyd.upload.answers import printable
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause."""
+    for cause in reversed(list(_causes(error))):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed ({cause.reason})"
+        if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
+            return "timed out"
+        if isinstance(cause, OSError) and cause.strerror:
+            return printable(cause.strerror)
+        if isinstance(cause, http.client.HTTPException | urllib3.exceptions.IncompleteRead):
+            return "the connection was closed in the middle of an answer"
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    rest = [error]
+    while rest:
+        current = rest.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        reasons = (getattr(current, "reason", None), *current.args, current.__cause__, current.__context__)
+        rest.extend(reason for reason in reasons if isinstance(reason, BaseException))
+
+
+def mend(error: BaseException) -> str:
+    """What the user can do about it; empty where nothing but waiting helps."""
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        return "Check the URL, this machine's clock, and ca_file."
+    return ""
