@@ -16,17 +16,16 @@ from functools import partial
 
 from chunkyd.clock import Clock
 from chunkyd.errors import EnvironmentFailure
-from chunkyd.files import Fingerprint, fingerprint, is_regular
 from chunkyd.protocol.paths import readable
 from chunkyd.watch.ignore import Ignore
+from chunkyd.watch.looks import Looks
 from chunkyd.watch.observer import Channel, Hint, Kind, Observer
 from chunkyd.watch.outbox import Backoff, Outbox
-from chunkyd.watch.rescan import stands_below
 from chunkyd.watch.roots import FileSystem, Identity, file_system, look
 from chunkyd.watch.scanner import Scanner
 from chunkyd.watch.schedule import Schedule, Ticket
 from chunkyd.watch.settle import Settling
-from chunkyd.watch.shapes import Knowledge, RootStatus, Settled, Sink, State, WatchedRoot
+from chunkyd.watch.shapes import Knowledge, RootStatus, Sink, State, WatchedRoot
 from chunkyd.watch.status import missing, worst
 from chunkyd.watch.tree import Node, Tree
 
@@ -91,6 +90,9 @@ class WatchedFolder:
             self._clock,
             system,
         )
+        self._looks = Looks(
+            self.root, system, self._settling, self._outbox, self._clock, self._holds, self._scanner.unreadable
+        )
 
     # Time.
 
@@ -115,7 +117,7 @@ class WatchedFolder:
         if now >= self._next_root_look or (look_again is not None and now >= look_again):
             self._look_at_root(now)
         if self._identity is not None:
-            self._look_at_files()
+            self._looks.look()
             self._start_scans()
             self._scan()
         self._deliver()
@@ -207,7 +209,7 @@ class WatchedFolder:
             return  # looked at when its time comes
         elif not self._ignore.file(path):
             if kind is Kind.GONE:
-                self._look_for(path)
+                self._looks.look_for(path)
             else:
                 self._settling.hint(path, self._clock.monotonic())
 
@@ -218,7 +220,7 @@ class WatchedFolder:
         child = node.children.get(name)
         if child is not None and self._tree is not None:
             self._tree.drop(child)
-        self._look_for(path)
+        self._looks.look_for(path)
 
     def _take_own(self, kind: Kind, node: Node) -> None:
         """A directory itself went away: its parent's hint tells that too, but the root has none."""
@@ -231,52 +233,6 @@ class WatchedFolder:
             path = node.path()
             self._tree.drop(node)
             self._scanner.hint(path)
-
-    def _look_for(self, path: bytes) -> None:
-        """A path is said to be gone. It may be back already."""
-        try:
-            status = os.lstat(os.path.join(self._top, path))
-        except (FileNotFoundError, NotADirectoryError):
-            self._is_gone(path)
-        except OSError:
-            return
-        else:
-            if is_regular(status):
-                self._settling.hint(path, self._clock.monotonic())
-
-    def _is_gone(self, path: bytes) -> None:
-        self._settling.forget(path)
-        if self._holds():
-            self._outbox.gone(path)
-
-    # Files on their way.
-
-    def _look_at_files(self) -> None:
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        inside: dict[bytes, bool] = {}
-        for path in self._settling.due(now):
-            found = self._look_at_file(path)
-            if found is None or not self._settling.saw(path, found, now, self._scanner.quiet(found, wall)):
-                continue
-            directory = os.path.dirname(path)
-            if directory not in inside:
-                inside[directory] = stands_below(self._top, directory)
-            if inside[directory]:
-                self._outbox.settled(Settled(self.root.name, path, found))
-
-    def _look_at_file(self, path: bytes) -> Fingerprint | None:
-        full = os.path.join(self._top, path)
-        try:
-            status = os.lstat(full)
-            if is_regular(status):
-                return fingerprint(_fresh(full) if self._system.network else status)
-        except (FileNotFoundError, NotADirectoryError):
-            self._is_gone(path)
-            return None
-        except OSError as error:
-            self._scanner.unreadable[path] = os.strerror(error.errno or 0)
-        self._settling.forget(path)
-        return None
 
     # Scans.
 
@@ -360,7 +316,7 @@ class WatchedFolder:
             problem=trouble.problem if trouble else "",
             mend=trouble.mend if trouble else "",
             files=totals.files,
-            directories=totals.directories,
+            directories=totals.directories if self._tree is None else self._tree.watched + len(self._tree.unwatched),
             settling=len(self._settling) + len(self._outbox),
             changing=len(changing),
             changing_paths=tuple(changing[:_NAMED]),
@@ -377,12 +333,3 @@ class WatchedFolder:
         if self._schedule.last_wall is None:
             return "scanning"
         return "polling" if self._tree is None else "watching"
-
-
-def _fresh(path: bytes) -> os.stat_result:
-    """Opening a file makes a network file system ask its server, where a mere look is answered from memory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)

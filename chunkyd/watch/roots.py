@@ -14,6 +14,8 @@ import stat
 
 import msgspec
 
+from chunkyd.files import Fingerprint
+
 MOUNTINFO = "/proc/self/mountinfo"
 _NETWORK = frozenset(
     [
@@ -68,6 +70,11 @@ class FileSystem(msgspec.Struct, frozen=True):
     def trusted_times(self) -> bool:
         """Whether a file's times come from this machine's clock, finely grained."""
         return self.stable_inodes and not self.network
+
+    def quiet(self, found: Fingerprint, wall: float) -> float:
+        """For how many seconds a file has been left alone by its own times; 0 where they cannot be trusted."""
+        # ctime alone: no program can set it back, and every write sets it.
+        return max(0.0, wall - found.ctime_ns / 1e9) if self.trusted_times else 0.0
 
 
 def identity(status: os.stat_result) -> Identity:

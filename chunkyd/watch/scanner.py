@@ -62,8 +62,7 @@ class Scanner:
         self._knowledge = knowledge
         self._backoff = backoff
         self._clock = clock
-        self._stable_inodes = system.stable_inodes
-        self._trusted_times = system.trusted_times
+        self._system = system
         self._hinted: dict[bytes, None] = {}
         self._hinted_walk: Iterator[None] | None = None
         self._full_walk: Iterator[None] | None = None
@@ -165,17 +164,18 @@ class Scanner:
 
     def _take_files(self, directory: bytes, batch: Batch, known: Mapping[bytes, Fingerprint], full: bool) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
+        stable = self._system.stable_inodes
         count = 0
         for name, found in batch.files:
             before = known.get(name)
-            if before is not None and found.same_version(before, stable_inodes=self._stable_inodes):
+            if before is not None and found.same_version(before, stable_inodes=stable):
                 count += 1
                 continue
             path = os.path.join(directory, name)
             if self._ignore.file(path):
                 continue
             count += 1
-            if self._settling.saw(path, found, now, self.quiet(found, wall)):
+            if self._settling.saw(path, found, now, self._system.quiet(found, wall)):
                 self._outbox.settled(Settled(self._root.name, path, found))
         if full:
             self._count(directory, batch, count)
@@ -187,10 +187,6 @@ class Scanner:
             self._counting.strange = os.path.join(directory, batch.special[0])
         for name in batch.unreadable:
             self._remember(os.path.join(directory, name), "it cannot be looked at")
-
-    def quiet(self, found: Fingerprint, wall: float) -> float:
-        """For how many seconds a file has been left alone by its own times; 0 where they cannot be trusted."""
-        return max(0.0, wall - found.ctime_ns / 1e9) if self._trusted_times else 0.0
 
     def _cannot_read(self, directory: bytes, error: OSError) -> None:
         if error.errno in _VANISHED and directory:

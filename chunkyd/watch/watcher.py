@@ -63,6 +63,9 @@ class _FolderThread(threading.Thread):
                 questions = self._read(mail)
                 self.folder.turn()
                 self._answer(questions)
+        except Exception:
+            # `alive` tells it, and who restarts the program finds the reason here.
+            _LOG.exception("folder %s: watching has ended unexpectedly", self.root.name)
         finally:
             self.turn_began = None
             self.folder.close()

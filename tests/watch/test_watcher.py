@@ -163,7 +163,7 @@ def test_a_tree_copied_in(house: House) -> None:
     house.watch()
     subprocess.run(["cp", "-a", source, house.folder / "copy"], check=True)
     house.arrived(*(b"copy/" + name for name in names))
-    assert house.status().directories == 1 or house.status().state == "watching"
+    assert house.status().directories == 2 + 12 + 12 * 10
 
 
 def test_a_deep_tree_made_step_by_step_is_read_once(house: House) -> None:
@@ -317,6 +317,22 @@ def test_a_dead_reader_is_revived(house: House) -> None:
     eventually(lambda: house.daemon.heard("scanned") >= 2)
     house.write(b"seen")
     house.arrived(b"seen")
+
+
+def test_a_bug_in_one_folder_is_told(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that ends by a bug is logged and seen by the watchdog; another folder goes on."""
+    other = house.folder.parent / "other"
+    other.mkdir()
+    watcher = house.watch()
+    assert watcher.alive()
+    house.daemon.bug = "other"
+    watcher.reconfigure([house.root(), WatchedRoot("other", str(other), settle=SETTLE)])
+    eventually(lambda: not watcher.alive())
+    status = {status.folder: status for status in watcher.status()}
+    assert "ended unexpectedly" in status["other"].problem
+    assert "other" in caplog.text
+    house.write(b"a")
+    house.arrived(b"a")
 
 
 def test_stop_is_quick_and_leaves_nothing(house: House) -> None:
