@@ -63,7 +63,7 @@ class _FolderThread(threading.Thread):
                 questions = self._read(mail)
                 self.folder.turn()
                 self._answer(questions)
-        except Exception:
+        except Exception:  # noqa: BLE001  a thread has nobody to raise to
             # `alive` tells it, and who restarts the program finds the reason here.
             _LOG.exception("folder %s: watching has ended unexpectedly", self.root.name)
         finally:
