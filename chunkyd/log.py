@@ -27,7 +27,7 @@ _ESCAPED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
 _DIRECTIONS: Final = frozenset(map(chr, (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 _SECRETS: Final = (
-    (re.compile(r"(?i)(\bauthorization['\"]?\s*[:=,]\s*(?:b?['\"])?(?:basic\s+)?)(?!bearer|basic)[^\s'\",]+"), r"\1***"),
+    (re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*(?:b?['\"])?(?:basic\s+)?)(?!bearer|basic)[^\s'\",]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer\s+)[^\s'\",]+"), r"\1***"),
     # Not `token: …`: a message about the file /etc/chunkyd/token begins like that.
     (re.compile(r"(?i)(token=['\"]?|['\"]token['\"]\s*:\s*['\"]?)[^\s'\",;&)}]+"), r"\1***"),

@@ -28,6 +28,7 @@ from chunkyd.settings import (
     parse_timetable,
     render,
 )
+from chunkyd.settings.reader import keys_of
 
 from . import test_daemon, test_server
 from .helpers import daemon, server, written
@@ -122,3 +123,11 @@ def test_no_secret_is_rendered(tmp_path: Path) -> None:
     assert settings.server.proxy == "http://ada:hunter2@proxy:3128"
     assert "hunter2" not in render(settings)
     assert "http://ada:***@proxy:3128" in render(settings)
+
+
+def test_every_key_is_documented() -> None:
+    """docs/configuration.md knows every key of both programs."""
+    page = (CONFIG.parent / "docs" / "configuration.md").read_text()
+    shapes = (Remote, Folder, Uploads, Retry, Control, Log, Tls, Limits, DaemonSettings, ServerSettings)
+    keys = {key for shape in shapes for key in keys_of(shape)} - {"host", "port"} | {"listen"}
+    assert {key for key in keys if not re.search(rf"\b{key}\b", page)} == set()
