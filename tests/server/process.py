@@ -238,6 +238,10 @@ class Session:
         lines.append(f"Content-Length: {stop - start if length is None else length}")
         return "\r\n".join([*lines, "", ""]).encode()
 
+    def in_progress(self, at: int) -> bool:
+        """Whether somebody is sending this byte; asked with a digest that keeps it from being stored."""
+        return self.put(at, at + 1, Content_Digest="crc32c=:AAAAAA==:").problem == "chunk-in-progress"
+
     def status(self) -> Reply:
         """Ask how it stands."""
         return self.client.request("GET", "/uploadStatus", **self.keys)

@@ -65,7 +65,7 @@ def test_health_and_readiness(client: Client) -> None:
 
 def test_initiate_replies_as_promised(client: Client) -> None:
     """201 with all members; the whole file is missing."""
-    reply = client.initiate(DATA, fresh()).reply
+    reply = client.initiate(os.urandom(1000), fresh()).reply
     document = reply.json
     assert reply.status == 201
     assert set(document) == {
