@@ -1,0 +1,208 @@
+"""Who works on what: claims, what is in their way, and their return after a crash.
+
+A claim belongs to one run of the daemon, and `claims` counts them: a worker that lost its claim changes nothing. A job
+that must wait for another (an older one on its path, on a folder above it or a file below it; or any that runs there)
+remembers which, and is looked at again when that one ends: a blocked job costs nothing until then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+import msgspec
+
+from chunkyd.jobs.core import Core
+from chunkyd.jobs.job import Job, join
+from chunkyd.jobs.states import Reason, State
+from chunkyd.jobs.tables import Row
+
+_AT_ONCE = 500  # rows changed by one claim at most: it stays short whatever comes due
+_STEP_SECONDS = 2.0  # the wall clock's drift against the monotonic one that counts as a step
+
+_DUE = "SELECT id FROM jobs WHERE next_attempt <= ? ORDER BY next_attempt LIMIT ?"
+_WAKE = "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL WHERE id = ?"
+_FIRST = (
+    "SELECT priority, id, folder, directory, name FROM jobs"
+    " WHERE state = 'queued' AND user_paused = 0 AND blocked_by IS NULL AND folder = ?"
+    " ORDER BY priority DESC, id LIMIT 1"
+)
+_RUNNING_ELSEWHERE = "SELECT id, folder, directory, name FROM jobs WHERE claimed_by IS NOT NULL"
+_OLDER = (
+    "SELECT id FROM jobs WHERE folder = ? AND {place} AND finished IS NULL AND state != 'failed' AND id < ? LIMIT 1"
+)
+_OLDER_HERE = _OLDER.format(place="directory = ? AND name = ?")
+_OLDER_IN = _OLDER.format(place="directory = ?")
+_OLDER_BELOW = _OLDER.format(place="directory > ? AND directory < ?")
+_BLOCK = "UPDATE jobs SET blocked_by = ? WHERE id = ?"
+_CLAIM = (
+    "UPDATE jobs SET state = iif(arrived IS NULL, 'hashing', 'finishing'), reason = NULL, error = NULL,"
+    " claimed_by = ?, claims = claims + 1, updated = ?,"
+    " resumed_from = iif(session_id IS NULL OR arrived IS NOT NULL, resumed_from, bytes_done),"
+    " resumed_times = resumed_times + (session_id IS NOT NULL AND arrived IS NULL)"
+    " WHERE id = ? AND state = 'queued' AND claimed_by IS NULL"
+)
+_TAKE_BACK = (
+    "UPDATE jobs SET claimed_by = NULL, updated = ?,"
+    " state = iif(state IN ('hashing', 'uploading', 'finishing'), 'queued', state)"
+    " WHERE claimed_by IS NOT NULL AND claimed_by != ?"
+)
+_COUNT_STALE = (
+    "SELECT count(*), count(CASE WHEN session_id IS NOT NULL AND arrived IS NULL THEN 1 END), count(arrived) FROM jobs"
+    " WHERE claimed_by IS NOT NULL AND claimed_by != ? AND finished IS NULL"
+)
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What start-up took back from a run that did not end by itself."""
+
+    jobs: int
+    resumable: int  # of them with a session under way
+    arrived: int  # of them with only their finish left
+
+
+class Claims(Core):
+    """Claiming and taking back."""
+
+    def recover(self, run_id: str) -> Recovered:
+        """Take back every claim of other runs, with session and progress; no attempt is charged.
+
+        A deadline further away than any wait lasts was set by a clock that has been put back since: it is brought near.
+        """
+        now = self._clock.wall()
+        with self._tables.transaction(durable=True):
+            row = self._tables.one(_COUNT_STALE, (run_id,))
+            assert row is not None  # a count always answers
+            self._tables.execute(_TAKE_BACK, (now, run_id))
+            nearest = now + self.retry_settings.max
+            self._tables.execute("UPDATE jobs SET next_attempt = ? WHERE next_attempt > ?", (nearest, nearest))
+        return Recovered(*row)
+
+    def claim(self, owner: str, folders: Collection[str]) -> Job | None:
+        """The next job for a worker: highest priority, then oldest; None where nothing is ready.
+
+        `folders` are the configured ones: jobs of others stay where they are. The job is then `hashing`, or
+        `finishing` where the file has arrived already.
+        """
+        if self._holds.held() is not None:
+            return None
+        self._follow_clock()
+        while True:
+            with self._tables.transaction():
+                found = self._claim(owner, folders)
+            if found is not None:
+                return self.job(found) if found else None
+
+    def _claim(self, owner: str, folders: Collection[str]) -> int | None:
+        """The number of the job that was claimed, 0 where none is ready, None where it is worth trying again."""
+        now = self._clock.wall()
+        self._wake(now)
+        ready = self._ready_folders(folders)
+        running = self._tables.rows(_RUNNING_ELSEWHERE)
+        for _ in range(_AT_ONCE):
+            row = self._first(ready)
+            if row is None:
+                return 0
+            _, job_id, *place = row
+            blocker = self._running_in_the_way(place, running) or self._older_in_the_way(job_id, *place)
+            if blocker is None:
+                self._tables.execute(_CLAIM, (owner, now, job_id))
+                return int(job_id)
+            self._tables.execute(_BLOCK, (blocker, job_id))
+        return None
+
+    def _wake(self, now: float) -> None:
+        due = self._tables.rows(_DUE, (now, _AT_ONCE))
+        if due:
+            self._tables.execute_many(_WAKE, due)
+
+    def _ready_folders(self, folders: Collection[str]) -> list[bytes]:
+        overlay = self.overlay()
+        if overlay.all_paused:
+            return []
+        return [os.fsencode(folder) for folder in set(folders) - overlay.paused_folders - overlay.missing]
+
+    def _first(self, folders: list[bytes]) -> Row | None:
+        firsts = [row for folder in folders if (row := self._tables.one(_FIRST, (folder,))) is not None]
+        return max(firsts, key=lambda row: (row[0], -row[1]), default=None)
+
+    def _running_in_the_way(self, place: list[bytes], running: list[Row]) -> int | None:
+        folder, path = place[0], join(place[1], place[2])
+        for job_id, other_folder, directory, name in running:
+            other = join(directory, name)
+            if folder == other_folder and (
+                path == other or path.startswith(other + b"/") or other.startswith(path + b"/")
+            ):
+                return int(job_id)
+        return None
+
+    def _older_in_the_way(self, job_id: int, folder: bytes, directory: bytes, name: bytes) -> int | None:
+        path = join(directory, name)
+        questions: list[tuple[str, tuple[object, ...]]] = [
+            (_OLDER_HERE, (folder, directory, name, job_id)),
+            (_OLDER_IN, (folder, path, job_id)),
+            (_OLDER_BELOW, (folder, path + b"/", path + b"0", job_id)),  # "0" is the byte after "/"
+        ]
+        while directory:
+            above, _, folder_name = directory.rpartition(b"/")
+            questions.append((_OLDER_HERE, (folder, above, folder_name, job_id)))
+            directory = above
+        for question, values in questions:
+            row = self._tables.one(question, values)
+            if row is not None:
+                return int(row[0])
+        return None
+
+    def next_due(self) -> float | None:
+        """When a waiting job comes due (wall time): nobody need look earlier, unless `on_change` says so.
+
+        None too while the whole queue is held: then `held().next_probe` is the time.
+        """
+        if self._holds.held() is not None:
+            return None
+        self._follow_clock()
+        row = self._tables.one("SELECT min(next_attempt) FROM jobs WHERE next_attempt IS NOT NULL")
+        return row[0] if row else None
+
+    def _follow_clock(self) -> None:
+        """A step of the wall clock moves all deadlines with it: what was to wait ten seconds still does."""
+        with self._stepping:
+            step = self._clock.wall() - self._clock.monotonic() - self._drift
+            if abs(step) < _STEP_SECONDS:
+                return
+            with self._tables.transaction():
+                self._tables.execute(
+                    "UPDATE jobs SET next_attempt = next_attempt + ? WHERE next_attempt IS NOT NULL", (step,)
+                )
+            self._drift += step
+
+    def unwanted(self) -> set[int]:
+        """Claimed jobs whose workers should leave: ended by others, or paused by the user."""
+        overlay = self.overlay()
+        rows = self._tables.rows("SELECT id, folder, state, user_paused FROM jobs WHERE claimed_by IS NOT NULL")
+        return {
+            row[0]
+            for row in rows
+            if overlay.shown(os.fsdecode(row[1]), State(row[2]), None, paused=bool(row[3]))[0] is State.PAUSED
+            or State(row[2]) in (State.CANCELLED, State.SUPERSEDED)
+        }
+
+    def running(self) -> list[Job]:
+        """The jobs that workers have now."""
+        return self._jobs("WHERE claimed_by IS NOT NULL AND finished IS NULL ORDER BY id")
+
+    def root_missing(self, folder: str) -> None:
+        """Hold the folder's jobs."""
+        self._holds.set_missing(folder, missing=True)
+        self.on_change()
+
+    def root_back(self, folder: str) -> None:
+        """Let the folder's jobs go on, those too that were paused one by one for want of their root."""
+        self._holds.set_missing(folder, missing=False)
+        with self._tables.transaction():
+            self._tables.execute(
+                "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
+                " WHERE finished IS NULL AND state = 'paused' AND reason = ? AND folder = ?",
+                (Reason.ROOT_MISSING, os.fsencode(folder)),
+            )
+        self.on_change()

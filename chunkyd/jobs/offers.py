@@ -1,0 +1,101 @@
+"""From settled changes to queued jobs, and what is known of a folder's files.
+
+A version that is queued, failed, sent or cancelled by the user is not queued again. A newer version of a file whose job
+has not arrived takes its place; one that has arrived is finished first, and the newer one waits for that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from chunkyd.files import Fingerprint
+from chunkyd.jobs.core import Core
+from chunkyd.jobs.job import Change, columns_of, fingerprint_of, same_version, split
+from chunkyd.jobs.states import Reason, State
+
+_OPEN = (
+    "SELECT id, device, inode, size, mtime_ns, ctime_ns, user_paused, arrived, state FROM jobs"
+    " WHERE folder = ? AND directory = ? AND name = ? AND finished IS NULL ORDER BY id"
+)
+_KNOWN = "SELECT device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ? AND name = ?"
+_INSERT = (
+    "INSERT INTO jobs (folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, user_paused, priority,"
+    " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)"
+)
+_KNOWN_HERE = "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ?"
+_OPEN_HERE = (
+    "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs"
+    " WHERE folder = ? AND directory = ? AND finished IS NULL ORDER BY name, ifnull(arrived, 0) DESC"
+)
+
+
+class _OpenJob(msgspec.Struct, frozen=True):
+    id: int
+    fingerprint: Fingerprint
+    user_paused: int
+    replaceable: bool
+
+
+class Offers(Core):
+    """The queue's entrance."""
+
+    def offer(self, changes: Sequence[Change]) -> int:
+        """Queue what is new, in one transaction; how many were."""
+        latest = {(change.folder, change.path): change for change in changes}
+        now = self._clock.wall()
+        with self._tables.transaction():
+            queued = sum(self._offer(change, now) for change in latest.values())
+        if queued:
+            self.on_change()
+        return queued
+
+    def _offer(self, change: Change, now: float, *, user_paused: bool = False) -> bool:
+        place = (os.fsencode(change.folder), *split(change.path))
+        there = self._open_jobs(place)
+        if self._is_known(place, change.fingerprint, there):
+            return False
+        paused = int(user_paused)
+        for job in there:
+            if job.replaceable:
+                paused |= job.user_paused
+                self._end(job.id, State.SUPERSEDED, Reason.CHANGED, now)
+        self._tables.execute(_INSERT, (*place, *columns_of(change.fingerprint), paused, change.priority, now, now))
+        return True
+
+    def _open_jobs(self, place: tuple[bytes, bytes, bytes]) -> list[_OpenJob]:
+        return [
+            _OpenJob(row[0], fingerprint_of(row[1:6]), row[6], row[7] is None or row[8] == State.FAILED)
+            for row in self._tables.rows(_OPEN, place)
+        ]
+
+    def _is_known(self, place: tuple[bytes, bytes, bytes], found: Fingerprint, there: list[_OpenJob]) -> bool:
+        """The newest job on the path decides; where there is none, what was sent or cancelled last."""
+        if there:
+            return same_version(there[-1].fingerprint, found)
+        row = self._tables.one(_KNOWN, place)
+        return row is not None and same_version(fingerprint_of(row), found)
+
+    def versions(self, folder: str, directory: bytes) -> dict[bytes, Fingerprint]:
+        """Name → version that is not to be queued again, of the files directly in this directory."""
+        place = (os.fsencode(folder), directory)
+        known = {row[0]: fingerprint_of(row[1:]) for row in self._tables.rows(_KNOWN_HERE, place)}
+        queued = {row[0]: fingerprint_of(row[1:]) for row in self._tables.rows(_OPEN_HERE, place)}
+        return known | queued
+
+    def known_hash(self, folder: str, path: bytes, found: Fingerprint) -> str | None:
+        """The hash taken of exactly this version of this file, if one was."""
+        place = (os.fsencode(folder), *split(path))
+        for source in ("jobs", "known"):
+            rows = self._tables.rows(
+                f"SELECT device, inode, size, mtime_ns, ctime_ns, file_hash FROM {source}"  # noqa: S608  # our tables
+                " WHERE folder = ? AND directory = ? AND name = ? AND file_hash IS NOT NULL"
+                + (" AND finished IS NULL" if source == "jobs" else ""),
+                place,
+            )
+            for row in rows:
+                if same_version(fingerprint_of(row[:5]), found):
+                    return str(row[5])
+        return None

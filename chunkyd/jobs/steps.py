@@ -1,0 +1,296 @@
+"""What the worker that holds a claim records: each step is one compare-and-set on claim and state.
+
+A step that comes too late (the job was cancelled or superseded meanwhile, or the claim is another's) changes nothing
+and returns False; a step that ends the work gives the claim back in any case. No step is undone by the order in which
+it and the user's wishes arrive.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chunkyd.files import Fingerprint
+from chunkyd.jobs.core import text
+from chunkyd.jobs.holds import Held
+from chunkyd.jobs.job import Change, Job, same_version
+from chunkyd.jobs.offers import Offers
+from chunkyd.jobs.retry import delay, probe_delay
+from chunkyd.jobs.states import RUNNING, Reason, State, before
+from chunkyd.jobs.tables import JobRow
+
+MOST_RESTARTS = 3
+
+_FORGET_SESSION: dict[str, object] = {
+    "session_id": None,
+    "session_url": None,
+    "bytes_done": 0,
+    "bytes_most": 0,
+}
+_GIVE_BACK = (
+    "UPDATE jobs SET claimed_by = NULL, state = iif(state IN ('hashing', 'uploading', 'finishing'), 'queued', state)"
+    " WHERE id = ? AND claimed_by = ? AND claims = ?"
+)
+_END_LATER = "INSERT OR IGNORE INTO endings VALUES (?, ?, ?)"
+_PROGRESS = (
+    "UPDATE jobs SET state = iif(state = 'hashing', 'uploading', state), attempts = iif(?1 > bytes_most, 0, attempts),"
+    " probes = iif(?1 > bytes_most, 0, probes), bytes_most = max(bytes_most, ?1), bytes_done = ?1, bytes_sent = ?2,"
+    " updated = ?3 WHERE id = ?4 AND claimed_by = ?5 AND claims = ?6 AND finished IS NULL"
+)
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """A session that is to be ended at the server."""
+
+    url: str
+    session_id: str
+    file_hash: str
+
+
+class Steps(Offers):
+    """The worker's side of the queue. All take the job as it was claimed."""
+
+    # On the way
+
+    def hashed(self, job: Job, file_hash: str) -> bool:
+        """The hash of this version was taken."""
+        with self._tables.transaction():
+            return self._step(job, None, {"file_hash": file_hash})
+
+    def opened(self, job: Job, session_id: str, url: str, file_hash: str) -> bool:
+        """A session is open; durable before this returns. One that the job can no longer use is to be ended."""
+        with self._tables.transaction(durable=True):
+            now = self._current(job)
+            other = now is not None and (now.session_id, now.session_url) != (session_id, url)
+            if now is not None and other:
+                self._end_later(now.session_url, now.session_id, now.file_hash)
+            changes: dict[str, object] = {"session_id": session_id, "session_url": url, "file_hash": file_hash}
+            taken = self._step(job, State.UPLOADING, {**_FORGET_SESSION, **changes} if other else changes)
+            if not taken:
+                self._end_later(url, session_id, file_hash)
+        return taken
+
+    def resumed(self, job: Job, stored: int) -> bool:
+        """The server told how many bytes of the session it has."""
+        with self._tables.transaction():
+            return self._step(job, State.UPLOADING, {"resumed_from": stored})
+
+    def progress(self, job: Job, bytes_done: int, bytes_sent: int) -> None:
+        """How far the sending is; `bytes_sent` over the network since the claim.
+
+        More than ever before resets the attempts. Not for the progress of hashing.
+        """
+        values = (bytes_done, job.bytes_sent + bytes_sent, self._clock.wall(), job.id, job.claimed_by, job.claims)
+        with self._tables.transaction():
+            self._tables.execute(_PROGRESS, values)
+
+    def forgot(self, job: Job, session_id: str, *, rehash: bool = False) -> None:
+        """This session is given up: to be ended, and not to be resumed; `rehash` drops the hash too."""
+        with self._tables.transaction(durable=True):
+            now = self._current(job)
+            if now is None or now.session_id != session_id:
+                return
+            self._end_later(now.session_url, session_id, now.file_hash)
+            self._step(job, None, _FORGET_SESSION | ({"file_hash": None} if rehash else {}))
+
+    def finishing(self, job: Job) -> bool:
+        """The server said complete; durable before this returns, and its session is one to be ended from now on."""
+        now = self._clock.wall()
+        with self._tables.transaction(durable=True):
+            current = self._current(job)
+            if current is None:
+                return False
+            self._end_later(current.session_url, current.session_id, current.file_hash)
+            arrived: dict[str, object] = {"arrived": now, "bytes_done": job.bytes_total, "attempts": 0, "probes": 0}
+            return self._step(job, State.FINISHING, arrived)
+
+    # The ends of a claim
+
+    def done(self, job: Job, sent: Fingerprint) -> bool:
+        """It has arrived and all that was to be done after is done; this version is known as sent."""
+        now = self._clock.wall()
+        with self._tables.transaction():
+            current = self._current(job)
+            moved = self._leave(job, State.DONE, {"finished": now})
+            if current is not None and moved:
+                self._know(current, sent, now, sent=True)
+        self.on_change()
+        return moved
+
+    def release(self, job: Job) -> bool:
+        """A clean stop: as if it had not been claimed, with session and progress."""
+        with self._tables.transaction():
+            released = self._leave(job, State.QUEUED, {})
+        self.on_change()
+        return released
+
+    def wait(self, job: Job, error: str, retry_after: float | None = None) -> bool:
+        """A failure that passes: again after the backoff; once the attempts are used up paused, with rarer looks."""
+        retry = self.retry_settings
+        with self._tables.transaction():
+            current = self._current(job)
+            attempts = (current.attempts if current else 0) + 1
+            if attempts >= retry.attempts:
+                left = self._pause(job, Reason.NETWORK, error, retry_after, attempts=attempts)
+            else:
+                seconds = delay(attempts, retry.base, retry.max, self._random(), retry_after)
+                due: dict[str, object] = {"attempts": attempts, "next_attempt": self._clock.wall() + seconds}
+                left = self._leave(job, State.WAITING, {**due, "error": text(error)})
+        self.on_change()
+        return left
+
+    def pause(self, job: Job, reason: Reason, error: str, retry_after: float | None = None) -> bool:
+        """Something other than the job must change: look again at growing intervals (network, server-full), or when
+        told so by `lift` or `root_back`.
+        """
+        with self._tables.transaction():
+            left = self._pause(job, reason, error, retry_after)
+        self.on_change()
+        return left
+
+    def _pause(
+        self, job: Job, reason: Reason, error: str, retry_after: float | None, attempts: int | None = None
+    ) -> bool:
+        current = self._current(job)
+        probes = (current.probes if current else 0) + 1
+        retry = self.retry_settings
+        changes: dict[str, object] = {"reason": reason, "error": text(error), "probes": probes}
+        if reason in (Reason.NETWORK, Reason.SERVER_FULL):
+            seconds = probe_delay(probes, retry.base, retry.max, self._random(), retry_after)
+            changes["next_attempt"] = self._clock.wall() + seconds
+        if attempts is not None:
+            changes["attempts"] = attempts
+        return self._leave(job, State.PAUSED, changes)
+
+    def fail(self, job: Job, reason: Reason, error: str) -> bool:
+        """Only `retry` revives it, or a newer version of the file."""
+        with self._tables.transaction():
+            left = self._leave(job, State.FAILED, {"reason": reason, "error": text(error)})
+        self.on_change()
+        return left
+
+    def restart(self, job: Job, error: str, *, rehash: bool = False) -> bool:
+        """Again from a new session, at most three times without progress; False where that was too often: failed."""
+        with self._tables.transaction():
+            current = self._current(job)
+            restarts = (current.restarts if current else 0) + 1
+            changes = _FORGET_SESSION | ({"file_hash": None} if rehash else {})
+            changes |= {"restarts": restarts, "error": text(error)}
+            if current is not None:
+                self._end_later(current.session_url, current.session_id, current.file_hash)
+            if again := restarts <= MOST_RESTARTS:
+                self._leave(job, State.QUEUED, changes)
+            else:
+                self._leave(job, State.FAILED, changes | {"restarts": MOST_RESTARTS, "reason": Reason.RESTARTS})
+        self.on_change()
+        return again
+
+    def gone(self, job: Job) -> bool:
+        """The source is no longer there: cancelled, but done where the file has arrived before."""
+        with self._tables.transaction():
+            left = self._give_up(job, State.CANCELLED, Reason.SOURCE_GONE)
+        self.on_change()
+        return left
+
+    def changed(self, job: Job, now_there: Fingerprint | None) -> bool:
+        """The source has another version: superseded, and the newer one is queued where it is known.
+
+        A file that only seemed to change is tried again later, not at once and for ever.
+        """
+        if now_there is not None and same_version(now_there, job.fingerprint):
+            return self.wait(job, "the file changed while it was read")
+        with self._tables.transaction():
+            left = self._give_up(job, State.SUPERSEDED, Reason.CHANGED)
+            if left and now_there is not None:
+                change = Change(job.folder, job.path, now_there, job.priority)
+                self._offer(change, self._clock.wall(), user_paused=job.user_paused)
+        self.on_change()
+        return left
+
+    def _give_up(self, job: Job, state: State, reason: Reason) -> bool:
+        """End the job, as done where the file has arrived before."""
+        now, current = self._clock.wall(), self._current(job)
+        if current is not None and current.arrived is not None:
+            self._know(current, current.fingerprint, now, sent=True)
+            return self._leave(job, State.DONE, {"finished": now})
+        ended = current is not None and self._end(job.id, state, reason, now)
+        self._give_back(job)
+        return ended
+
+    # Inside a transaction
+
+    def _step(self, job: Job, state: State | None, changes: dict[str, object]) -> bool:
+        """The one compare-and-set: claim and state as they must be."""
+        earlier = RUNNING if state is None else before(state) & RUNNING
+        kept = {**changes, "updated": self._clock.wall()}
+        return bool(
+            self._tables.update(
+                kept if state is None else {**kept, "state": state},
+                JobRow.id == job.id,
+                JobRow.claimed_by == job.claimed_by,
+                JobRow.claims == job.claims,
+                JobRow.state.in_([str(one) for one in earlier]),
+            )
+        )
+
+    def _leave(self, job: Job, state: State, changes: dict[str, object]) -> bool:
+        left = self._step(job, state, {**changes, "claimed_by": None})
+        if not left:
+            self._give_back(job)
+        return left
+
+    def _give_back(self, job: Job) -> None:
+        self._tables.execute(_GIVE_BACK, (job.id, job.claimed_by, job.claims))
+
+    def _current(self, job: Job) -> Job | None:
+        """The job's row as it is, if the claim still stands and nobody ended it."""
+        found = self.job(job.id)
+        if found is None or found.finished is not None or found.claims != job.claims:
+            return None
+        return found if found.claimed_by == job.claimed_by and found.claimed_by is not None else None
+
+    def _end_later(self, url: str | None, session_id: str | None, file_hash: str | None) -> None:
+        if url is not None and session_id is not None:
+            self._tables.execute(_END_LATER, (url, session_id, file_hash or ""))
+
+    # Sessions to be ended at the server
+
+    def endings(self, url: str | None = None, limit: int = 1000) -> list[Ending]:
+        """Sessions of superseded, cancelled and completed uploads, until the server says that they are gone."""
+        rows = self._tables.rows(
+            "SELECT url, session_id, file_hash FROM endings WHERE ?1 IS NULL OR url = ?1 LIMIT ?2", (url, limit)
+        )
+        return [Ending(*row) for row in rows]
+
+    def ended(self, url: str, session_id: str) -> None:
+        """The server says that this session is gone."""
+        with self._tables.transaction():
+            self._tables.execute("DELETE FROM endings WHERE url = ? AND session_id = ?", (url, session_id))
+
+    # What holds the whole queue
+
+    def hold(self, reason: Reason, error: str) -> bool:
+        """Hold the whole queue behind one probe (network, auth); False where it is held for this already."""
+        held = self._holds.hold(reason, error, self._clock.wall(), self._clock.monotonic(), self.retry_settings)
+        if held:
+            self.on_change()
+        return held
+
+    def held(self) -> Held | None:
+        """What holds the queue; `next_probe` (monotonic) is when the pool should ask again."""
+        return self._holds.held()
+
+    def probe_failed(self, reason: Reason, error: str) -> None:
+        """The probe found it as it was."""
+        self._holds.probe_failed(reason, error, self._clock.monotonic(), self.retry_settings)
+
+    def lift(self, reason: Reason) -> bool:
+        """The queue goes on, and so do jobs paused one by one for this; False where it was not held."""
+        lifted = self._holds.lift(reason)
+        with self._tables.transaction():
+            self._tables.execute(
+                "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL, attempts = 0, probes = 0"
+                " WHERE finished IS NULL AND state = 'paused' AND reason = ?",
+                (reason,),
+            )
+        self.on_change()
+        return lifted

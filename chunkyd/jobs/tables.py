@@ -1,0 +1,190 @@
+"""The one door to peewee and SQLite: the tables, transactions, and errors as this project's.
+
+Rules: each thread has a connection of its own. Writers take turns by our lock, so none of them polls SQLite's; every
+transaction is IMMEDIATE, since a deferred one that reads and then writes fails at once when another wrote meanwhile.
+Commits survive a crash of this program always, a power cut only with `durable=True`: what a power cut takes back
+(claims, progress, what was queued) is found again by asking the server and by scanning. A commit is never half lost:
+all before a durable one survive with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import peewee
+
+from chunkyd.errors import ChunkyError, StateError, StorageFull
+
+Row = tuple[Any, ...]  # as SQLite returns it; leaves this package only as a struct
+
+_BUSY_SECONDS = 30
+_PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "journal_size_limit": 64 << 20, "temp_store": "memory"}
+
+
+class JobRow(peewee.Model):
+    """A job; what its columns mean is said at `job.Job`. The schema itself is made by the migrations."""
+
+    id = peewee.AutoField()
+    state = peewee.TextField()
+    reason = peewee.TextField(null=True)
+    error = peewee.TextField(null=True)
+    user_paused = peewee.IntegerField()
+    attempts = peewee.IntegerField()
+    restarts = peewee.IntegerField()
+    probes = peewee.IntegerField()
+    next_attempt = peewee.FloatField(null=True)
+    bytes_done = peewee.IntegerField()
+    bytes_most = peewee.IntegerField()
+    bytes_sent = peewee.IntegerField()
+    file_hash = peewee.TextField(null=True)
+    session_id = peewee.TextField(null=True)
+    session_url = peewee.TextField(null=True)
+    resumed_times = peewee.IntegerField()
+    resumed_from = peewee.IntegerField(null=True)
+    claimed_by = peewee.TextField(null=True)
+    claims = peewee.IntegerField()
+    arrived = peewee.FloatField(null=True)
+    updated = peewee.FloatField()
+    finished = peewee.FloatField(null=True)
+
+    class Meta:
+        """Which table."""
+
+        table_name = "jobs"
+
+
+class _Connection(sqlite3.Connection):
+    durable = False  # how `synchronous` stands on this connection
+
+
+class _Database(peewee.SqliteDatabase):
+    """Knows all its threads' connections, so that `close` leaves no write-ahead log behind."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        super().__init__(*arguments, **options)
+
+    def _connect(self) -> _Connection:
+        connection: _Connection = super()._connect()  # type: ignore[misc]  # missing in the type stubs
+        self.opened.add(connection)
+        return connection
+
+    def mine(self) -> _Connection:
+        """This thread's connection, opened now if it has none."""
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        return connection
+
+
+class Tables:
+    """The job table's file. Raises StorageFull and StateError; any method may be called from any thread."""
+
+    def __init__(self, path: str, *, read_only: bool = False, immutable: bool = False) -> None:
+        self.path = path
+        self._turn = threading.Lock()
+        name = path
+        if read_only:
+            name = "file:" + _quoted(path) + ("?immutable=1" if immutable else "?mode=ro")
+        self._database = _Database(
+            name,
+            pragmas={} if read_only else _PRAGMAS,
+            lock_type="IMMEDIATE",
+            timeout=_BUSY_SECONDS,
+            check_same_thread=False,  # closing is one thread's work; each connection is used by its own thread only
+            factory=_Connection,
+            uri=read_only,
+        )
+
+    def close(self) -> None:
+        """Close every thread's connection; the last one brings the write-ahead log home."""
+        with self._turn, translated(self.path):
+            for connection in list(self._database.opened):
+                connection.close()
+            self._database.close()
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        with translated(self.path):
+            return self._database.mine()
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """All or nothing; with `durable` a power cut does not take it back."""
+        with self._turn, translated(self.path):
+            connection = self._database.mine()
+            if connection.durable is not durable:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                connection.durable = durable
+            with self._database.atomic():
+                yield
+
+    def rows(self, question: str, values: Iterable[object] = ()) -> list[Row]:
+        """All rows of the answer."""
+        with translated(self.path):
+            return list(self._database.mine().execute(question, tuple(values)))
+
+    def one(self, question: str, values: Iterable[object] = ()) -> Row | None:
+        """The first row of the answer."""
+        with translated(self.path):
+            row: Row | None = self._database.mine().execute(question, tuple(values)).fetchone()
+            return row
+
+    def execute(self, statement: str, values: Iterable[object] = ()) -> int:
+        """How many rows were changed."""
+        with translated(self.path):
+            return int(self._database.mine().execute(statement, tuple(values)).rowcount)
+
+    def execute_many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """One statement for each row."""
+        with translated(self.path):
+            self._database.mine().executemany(statement, rows)
+
+    def update(self, changes: dict[str, object], *conditions: peewee.Expression) -> int:
+        """Set these columns of the jobs that meet the conditions; how many did."""
+        with translated(self.path):
+            return int(JobRow.update(changes).where(*conditions).execute(self._database))
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return quote(os.fsencode(path))
+
+
+@contextlib.contextmanager
+def translated(path: str) -> Iterator[None]:
+    """SQLite's errors, bare or in peewee's clothes, as this project's."""
+    try:
+        yield
+    except ChunkyError:
+        raise
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        raise _translation(path, error) from error
+
+
+def _translation(path: str, error: BaseException) -> ChunkyError:
+    origin = error if isinstance(error, sqlite3.Error) else error.__cause__ or error.__context__
+    code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _disk_is_full(path)):
+        return StorageFull(
+            f"{path} cannot be written: the disk is full", mend="make room; nothing is lost, chunkyd goes on by itself"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StateError(
+            f"{path} is damaged ({error})", mend="restart chunkyd: it moves the file aside and makes a new one"
+        )
+    return StateError(f"{path} cannot be used: {error}", mend="see that its folder is there and may be written to")
+
+
+def _disk_is_full(path: str) -> bool:
+    """The write-ahead log's shared memory is grown outside SQLite's own writes: a full disk is an I/O error there."""
+    try:
+        room = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < 1 << 20

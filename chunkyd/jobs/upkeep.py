@@ -1,0 +1,83 @@
+"""What keeps the table small and true: old history is dropped, vanished sources are given up."""
+
+from __future__ import annotations
+
+import os
+
+from chunkyd.jobs.core import Core, one_of
+from chunkyd.jobs.job import split
+from chunkyd.jobs.states import IDLE, Reason, State
+
+KEEP_SECONDS = 90 * 86400.0
+KEEP_ROWS = 1_000_000
+
+_AT_ONCE = 1000
+_OLD = (
+    "SELECT id FROM jobs WHERE finished IS NOT NULL AND finish_number <= ? AND claimed_by IS NULL"
+    " ORDER BY finish_number LIMIT ?"
+)
+_STILL = f"finished IS NULL AND claimed_by IS NULL AND arrived IS NULL AND state IN {one_of(IDLE | {State.FAILED})}"
+
+
+class Upkeep(Core):
+    """Called now and then by the daemon, and by the watcher's findings."""
+
+    def source_gone(self, folder: str, path: bytes) -> int:
+        """A file or a directory is no longer there: give up the jobs at this path and below; how many were.
+
+        Not those that workers have, which find out by themselves, nor those that have arrived.
+        """
+        directory, name = split(path)
+        place = os.fsencode(folder)
+        questions: list[tuple[str, tuple[object, ...]]] = [
+            ("directory = ? AND name = ?", (directory, name)),
+            ("directory = ?", (path,)),
+            ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
+        ]
+        now = self._clock.wall()
+        with self._tables.transaction():
+            gone = {
+                row[0]
+                for question, values in (questions if path else [("1", ())])
+                for row in self._tables.rows(
+                    f"SELECT id FROM jobs WHERE folder = ? AND {question} AND {_STILL}",  # noqa: S608  # our own words
+                    (place, *values),
+                )
+            }
+            for job_id in gone:
+                self._end(job_id, State.CANCELLED, Reason.SOURCE_GONE, now)
+        if gone:
+            self.on_change()
+        return len(gone)
+
+    def prune(self, keep_seconds: float = KEEP_SECONDS, keep_rows: int = KEEP_ROWS) -> int:
+        """Drop ended jobs that are older, or beyond so many; what was sent stays known. How many were dropped."""
+        last = self._last_to_drop(self._clock.wall() - keep_seconds, keep_rows)
+        dropped = 0
+        while True:
+            with self._tables.transaction():
+                old = self._tables.rows(_OLD, (last, _AT_ONCE))
+                self._tables.execute_many("DELETE FROM jobs WHERE id = ?", old)
+            dropped += len(old)
+            if len(old) < _AT_ONCE:
+                return dropped
+
+    def _last_to_drop(self, before: float, keep_rows: int) -> int:
+        """Ends are numbered in their order, so the older half is found without looking at every row."""
+        row = self._tables.one("SELECT min(finish_number), max(finish_number) FROM jobs WHERE finished IS NOT NULL")
+        if row is None or row[0] is None:
+            return 0
+        first, last = int(row[0]), int(row[1])
+        low, high = first - 1, last
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self._tables.one(
+                "SELECT finished FROM jobs WHERE finished IS NOT NULL AND finish_number >= ?"
+                " ORDER BY finish_number LIMIT 1",
+                (middle,),
+            )
+            if found is not None and found[0] < before:
+                low = middle
+            else:
+                high = middle - 1
+        return max(low, last - keep_rows)
