@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -47,6 +47,21 @@ class Walk:
         """Back to the folder above: only where this walk came from there."""
         self.down(b"..")
 
+    def along(self, names: Sequence[bytes]) -> bool:
+        """Down all of these names; False where they lead to no folder, and the walk stays on the way."""
+        try:
+            for name in names:
+                self.down(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def again(self, root: int, names: Sequence[bytes]) -> bool:
+        """Down these names from a root."""
+        os.close(self.folder)
+        self.folder = os.dup(root)
+        return self.along(names)
+
     def close(self) -> None:
         """Release the folder."""
         os.close(self.folder)
@@ -61,28 +76,45 @@ def opened_folder(root: int, names: Sequence[bytes]) -> Iterator[int]:
         yield walk.folder
 
 
-def regular_files(root: int, names: tuple[bytes, ...]) -> Iterator[tuple[tuple[bytes, ...], os.stat_result]]:
-    """Every regular file below, as names from `root`, streamed; folders that vanish meanwhile are passed over.
+Found = tuple[tuple[bytes, ...], os.stat_result]
 
-    Each folder is reached from the root anew, so nothing is held between two of them but their names.
+
+def regular_files(root: int, names: Sequence[bytes]) -> Iterator[Found]:
+    """Every regular file below the folder, as names from `root`, streamed; what vanishes meanwhile is passed over.
+
+    One descriptor goes down and, by "..", up again, so that a deep tree costs no more than a wide one. A folder that
+    somebody moved elsewhere meanwhile has another one above it: that is noticed, and the way begins at the root again.
     """
-    waiting = [names]
-    while waiting:
-        folder_names = waiting.pop()
-        for name, found in _entries(root, folder_names):
-            if stat.S_ISDIR(found.st_mode):
-                waiting.append((*folder_names, name))
-            elif stat.S_ISREG(found.st_mode):
-                yield (*folder_names, name), found
+    path = list(names)
+    trail: list[tuple[os.stat_result, list[bytes]]] = []  # each folder above, and where else to go from there
+    with contextlib.closing(Walk(root)) as walk:
+        if not walk.along(path):
+            return
+        waiting = yield from _files_here(walk.folder, path)
+        while waiting or trail:
+            if waiting:
+                above = os.fstat(walk.folder)
+                if walk.along([name := waiting.pop()]):
+                    path.append(name)
+                    trail.append((above, waiting))
+                    waiting = yield from _files_here(walk.folder, path)
+                continue
+            path.pop()
+            above, waiting = trail.pop()
+            walk.up()
+            if not os.path.samestat(os.fstat(walk.folder), above) and not walk.again(root, path):
+                waiting = []
 
 
-def _entries(root: int, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, os.stat_result]]:
-    try:
-        with opened_folder(root, names) as folder, os.scandir(folder) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)  # scandir of a descriptor knows str only
-                found = status(name, folder)
-                if found is not None:
-                    yield name, found
-    except (FileNotFoundError, NotADirectoryError):
-        return
+def _files_here(folder: int, path: Sequence[bytes]) -> Generator[Found, None, list[bytes]]:
+    """Yield the regular files of one folder; return the names of the folders in it."""
+    folders: list[bytes] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)  # scandir of a descriptor knows str only
+            found = status(name, folder)
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                folders.append(name)
+            elif found is not None and stat.S_ISREG(found.st_mode):
+                yield (*path, name), found
+    return folders

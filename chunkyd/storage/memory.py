@@ -14,7 +14,7 @@ from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.base import Attributes, PathConflict, Prepared
-from chunkyd.storage.names import aside_name, free_number, parents, session_name, user_name
+from chunkyd.storage.names import aside_name, free_number, parents, path_names, session_name, user_name
 
 _UNLIMITED = 1 << 62
 _DEFAULT_MODE = 0o644
@@ -154,6 +154,7 @@ class MemoryStorage:
     def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
         """See the contract."""
         _check(target)
+        check_path(target.path)
         with self._lock:
             blob = self._partial(session_id)
             if self._is_folder(target):
@@ -226,4 +227,4 @@ class MemoryStorage:
 
 def _check(target: Target) -> None:
     user_name(target.user)
-    check_path(target.path)
+    path_names(target.path)

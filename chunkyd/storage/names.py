@@ -39,10 +39,22 @@ def session_name(session_id: str) -> str:
 
 def user_name(user: str) -> bytes:
     """The name of the user's folder; ValueError where the name could lead out of it."""
-    name = user.encode("utf-8", "surrogateescape")
-    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name or len(name) > MAX_PART_BYTES:
+    names = path_names(user.encode("utf-8"))
+    if len(names) != 1:
         raise ValueError("not a user's name")
-    return name
+    return names[0]
+
+
+def path_names(path: bytes) -> list[bytes]:
+    """The parts of a published path; ValueError where one could lead astray.
+
+    Its whole length is not judged: the kept version of the longest path the protocol allows is a little longer.
+    """
+    names = path.split(b"/")
+    for name in names:
+        if name in (b"", b".", b"..") or b"\0" in name or len(name) > MAX_PART_BYTES:
+            raise ValueError("not a published path")
+    return names
 
 
 def parents(path: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
 from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.folders import Walk, opened_folder, regular_files, status
-from chunkyd.storage.names import user_name
+from chunkyd.storage.names import path_names, user_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
 from chunkyd.storage.placing import DurableFolders, Placing
 
@@ -27,6 +27,7 @@ class Tree:
 
     def publish(self, partial: bytes, target: Target, *, keep_old: bool) -> Fingerprint:
         """See `Storage.publish`; `partial` is a name in the folder of partials."""
+        check_path(target.path)
         *names, name = _names(target)
         with contextlib.closing(Walk(self._files)) as walk, disk_full_is_storage_full(DISK_FULL_TEXT):
             with self._lock:
@@ -67,15 +68,16 @@ class Tree:
 
     def walk(self, user: str | None) -> Iterator[tuple[Target, Fingerprint]]:
         """Every published regular file."""
-        users = [user_name(user)] if user is not None else self._users()
-        for folder in users:
-            owner = folder.decode("utf-8", "surrogateescape")
-            for (_, *names), found in regular_files(self._files, (folder,)):
+        users = [user] if user is not None else self._users()
+        for owner in users:
+            for (_, *names), found in regular_files(self._files, (user_name(owner),)):
                 yield Target(owner, b"/".join(names)), fingerprint(found)
 
-    def _users(self) -> list[bytes]:
-        return [os.fsencode(name) for name in os.listdir(self._files)]
+    def _users(self) -> list[str]:
+        """A folder whose name is not UTF-8 is no user's."""
+        names = [os.fsencode(name) for name in os.listdir(self._files)]
+        return [decoded for name in names if (decoded := name.decode("utf-8", "ignore")).encode() == name]
 
 
 def _names(target: Target) -> list[bytes]:
-    return [user_name(target.user), *check_path(target.path).split(b"/")]
+    return [user_name(target.user), *path_names(target.path)]
