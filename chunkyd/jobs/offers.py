@@ -28,7 +28,7 @@ _INSERT = (
 _KNOWN_HERE = "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ?"
 _OPEN_HERE = (
     "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs"
-    " WHERE folder = ? AND directory = ? AND finished IS NULL ORDER BY name, ifnull(arrived, 0) DESC"
+    " WHERE folder = ? AND directory = ? AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
 )
 
 
@@ -55,6 +55,8 @@ class Offers(Core):
     def _offer(self, change: Change, now: float, *, user_paused: bool = False) -> bool:
         place = (os.fsencode(change.folder), *split(change.path))
         there = self._open_jobs(place)
+        if there and self._is_back(there[-1], change.fingerprint):
+            return True
         if self._is_known(place, change.fingerprint, there):
             return False
         paused = int(user_paused)
@@ -64,6 +66,10 @@ class Offers(Core):
                 self._end(job.id, State.SUPERSEDED, Reason.CHANGED, now)
         self._tables.execute(_INSERT, (*place, *columns_of(change.fingerprint), paused, change.priority, now, now))
         return True
+
+    def _is_back(self, job: _OpenJob, found: Fingerprint) -> bool:
+        """Whether a file that went away with its root is there again; its job then goes on."""
+        return same_version(job.fingerprint, found) and bool(self._tables.execute(_BACK, (job.id,)))
 
     def _open_jobs(self, place: tuple[bytes, bytes, bytes]) -> list[_OpenJob]:
         return [

@@ -70,9 +70,9 @@ class Steps(Offers):
         return taken
 
     def resumed(self, job: Job, stored: int) -> bool:
-        """The server told how many bytes of the session it has."""
+        """The session goes on; the server told how many bytes of it are there (0 where it has not said so yet)."""
         with self._tables.transaction():
-            return self._step(job, State.UPLOADING, {"resumed_from": stored})
+            return self._step(job, State.UPLOADING, {"resumed_from": stored} if stored else {})
 
     def progress(self, job: Job, bytes_done: int, bytes_sent: int) -> None:
         """How far the sending is; `bytes_sent` over the network since the claim.
@@ -282,6 +282,11 @@ class Steps(Offers):
     def probe_failed(self, reason: Reason, error: str) -> None:
         """The probe found it as it was."""
         self._holds.probe_failed(reason, error, self._clock.monotonic(), self.retry_settings)
+
+    def probe_now(self) -> None:
+        """Whatever holds the queue may be mended: the next probe is due at once."""
+        self._holds.probe_now(self._clock.monotonic())
+        self.on_change()
 
     def lift(self, reason: Reason) -> bool:
         """The queue goes on, and so do jobs paused one by one for this; False where it was not held."""
