@@ -26,10 +26,12 @@ _INSERT = (
     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)"
 )
 _KNOWN_HERE = "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ?"
+# Files that went away with their root are not counted: found again by a scan, they are offered, and their jobs go on.
 _OPEN_HERE = (
-    "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs"
-    " WHERE folder = ? AND directory = ? AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
+    "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs WHERE folder = ? AND directory = ?"
+    " AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
 )
+_BACK = "UPDATE jobs SET state = 'queued', reason = NULL WHERE id = ? AND state = 'paused' AND reason = 'root-missing'"
 
 
 class _OpenJob(msgspec.Struct, frozen=True):

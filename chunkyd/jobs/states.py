@@ -53,12 +53,12 @@ _AWAY = frozenset({State.QUEUED, State.WAITING, State.PAUSED, State.FAILED})
 _GIVEN_UP = frozenset({State.CANCELLED, State.SUPERSEDED})
 
 MOVES: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.HASHING, State.FINISHING, State.PAUSED}) | _GIVEN_UP,
+    State.QUEUED: frozenset({State.HASHING, State.FINISHING}) | _GIVEN_UP,
     State.HASHING: frozenset({State.UPLOADING, State.FINISHING}) | _AWAY | _GIVEN_UP,
     State.UPLOADING: frozenset({State.UPLOADING, State.FINISHING}) | _AWAY | _GIVEN_UP,
     State.FINISHING: frozenset({State.FINISHING, State.DONE}) | _AWAY,
-    State.WAITING: frozenset({State.QUEUED, State.PAUSED}) | _GIVEN_UP,
-    State.PAUSED: frozenset({State.QUEUED, State.PAUSED}) | _GIVEN_UP,
+    State.WAITING: frozenset({State.QUEUED}) | _GIVEN_UP,
+    State.PAUSED: frozenset({State.QUEUED}) | _GIVEN_UP,
     State.FAILED: frozenset({State.QUEUED}) | _GIVEN_UP,
     State.DONE: frozenset(),
     State.CANCELLED: frozenset(),

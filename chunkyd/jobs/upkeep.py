@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from chunkyd.jobs.core import Core, one_of
-from chunkyd.jobs.job import Job, split
-from chunkyd.jobs.states import IDLE, Reason, State, before
-from chunkyd.jobs.tables import JobRow
+from chunkyd.jobs.job import split
+from chunkyd.jobs.states import IDLE, Reason, State
 
 KEEP_SECONDS = 90 * 86400.0
 KEEP_ROWS = 1_000_000
@@ -17,14 +16,17 @@ _OLD = (
     "SELECT id FROM jobs WHERE finished IS NOT NULL AND finish_number <= ? AND claimed_by IS NULL"
     " ORDER BY finish_number LIMIT ?"
 )
-_IDLE = f"finished IS NULL AND claimed_by IS NULL AND arrived IS NULL AND state IN {one_of(IDLE | {State.FAILED})}"
+_STILL = f"finished IS NULL AND claimed_by IS NULL AND arrived IS NULL AND state IN {one_of(IDLE | {State.FAILED})}"
 
 
 class Upkeep(Core):
     """Called now and then by the daemon, and by the watcher's findings."""
 
-    def unfinished_at(self, folder: str, path: bytes) -> list[Job]:
-        """The unfinished and failed jobs at this path and below it that no worker has."""
+    def source_gone(self, folder: str, path: bytes) -> int:
+        """A file or a directory is no longer there: give up the jobs at this path and below; how many were.
+
+        Not those that workers have, which find out by themselves, nor those that have arrived.
+        """
         directory, name = split(path)
         place = os.fsencode(folder)
         questions: list[tuple[str, tuple[object, ...]]] = [
@@ -32,33 +34,21 @@ class Upkeep(Core):
             ("directory = ?", (path,)),
             ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
         ]
-        return [
-            job
-            for question, values in (questions if path else [("1", ())])
-            for job in self._jobs(f"WHERE folder = ? AND {question} AND {_IDLE}", (place, *values))
-        ]
-
-    def source_gone(self, job: Job) -> bool:
-        """Its file was deleted: give it up. False where a worker has it, which finds out by itself."""
+        now = self._clock.wall()
         with self._tables.transaction():
-            gone = self._still_idle(job) and self._end(job.id, State.CANCELLED, Reason.SOURCE_GONE, self._clock.wall())
+            gone = {
+                row[0]
+                for question, values in (questions if path else [("1", ())])
+                for row in self._tables.rows(
+                    f"SELECT id FROM jobs WHERE folder = ? AND {question} AND {_STILL}",  # noqa: S608  # our own words
+                    (place, *values),
+                )
+            }
+            for job_id in gone:
+                self._end(job_id, State.CANCELLED, Reason.SOURCE_GONE, now)
         if gone:
             self.on_change()
-        return gone
-
-    def root_gone(self, job: Job) -> bool:
-        """Its file went away with its root: paused until `root_back`, or until the file is offered again."""
-        with self._tables.transaction():
-            return self._still_idle(job) and bool(
-                self._tables.update(
-                    {"state": State.PAUSED, "reason": Reason.ROOT_MISSING, "next_attempt": None},
-                    JobRow.id == job.id,
-                    JobRow.state.in_([str(state) for state in before(State.PAUSED) & IDLE]),
-                )
-            )
-
-    def _still_idle(self, job: Job) -> bool:
-        return self._tables.one(f"SELECT 1 FROM jobs WHERE id = ? AND {_IDLE}", (job.id,)) is not None  # noqa: S608
+        return len(gone)
 
     def prune(self, keep_seconds: float = KEEP_SECONDS, keep_rows: int = KEEP_ROWS) -> int:
         """Drop ended jobs that are older, or beyond so many; what was sent stays known. How many were dropped."""
