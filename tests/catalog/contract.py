@@ -1,0 +1,378 @@
+"""The hostile suite of the catalog contract: every implementation passes all of it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState, StoredRange, TokenRecord
+from chunkyd.files import Fingerprint
+from chunkyd.protocol.paths import Target
+from tests.catalog.helpers import HASH, file, session
+
+FAR = 2**63 - 1
+
+
+class SessionContract:
+    """Sessions."""
+
+    def test_a_session_comes_back_as_it_was(self, catalog: Catalog) -> None:
+        """Every field survives: bytes that are not UTF-8, numbers beyond 63 bits, and the absence of each."""
+        full = session(
+            total_bytes=FAR,
+            target=b"\xff\x00\n",
+            modified_ns=253_402_300_799 * 10**9,
+            mode=0o777,
+            reserved=True,
+            idempotency=b"\x00\xff",
+            inode=2**64 - 1,
+            copy_of=b"\xfe",
+        )
+        for record in (full, session("two")):
+            added = catalog.add_session(record)
+            assert added.sequence > 0
+            assert catalog.session(record.session_id) == added
+            for field in record.__struct_fields__:
+                if field != "sequence":
+                    assert getattr(added, field) == getattr(record, field), field
+        assert catalog.session("none") is None
+
+    def test_sequences_grow_and_never_return(self, catalog: Catalog) -> None:
+        """A later session has a greater sequence, also after every session before it was deleted."""
+        seen = []
+        for number in range(20):
+            seen.append(catalog.add_session(session(f"s{number}")).sequence)
+            if number % 3:
+                catalog.end(f"s{number}")
+        assert seen == sorted(set(seen))
+
+    def test_an_id_is_taken_once(self, catalog: Catalog) -> None:
+        """A second session under one ID is refused, and the first stays."""
+        first = catalog.add_session(session())
+        with pytest.raises(ValueError):
+            catalog.add_session(session(user="bob"))
+        assert catalog.session("one") == first
+
+    def test_idempotency(self, catalog: Catalog) -> None:
+        """The same request again is the same session, until that one has expired or is ended."""
+        first = catalog.add_session(session("one", idempotency=b"k"))
+        assert catalog.add_session(session("two", idempotency=b"k")) == first
+        assert catalog.session("two") is None
+        assert catalog.add_session(session("other", idempotency=b"l")).session_id == "other"
+        assert catalog.add_session(session("plain")).session_id == "plain"
+        catalog.expire("one", 900.0)
+        assert catalog.add_session(session("three", idempotency=b"k")).session_id == "three"
+        catalog.end("three")
+        assert catalog.add_session(session("four", idempotency=b"k")).session_id == "four"
+
+    def test_idempotency_among_threads(self, catalog: Catalog) -> None:
+        """Of many equal requests at once exactly one makes a session, and all get it."""
+        found: list[str] = []
+
+        def work(number: int) -> None:
+            found.append(catalog.add_session(session(f"s{number}", idempotency=b"k")).session_id)
+
+        _in_threads(work, 8)
+        assert len(found) == 8
+        assert len(set(found)) == 1
+        assert len(list(catalog.sessions())) == 1
+
+    def test_listing(self, catalog: Catalog) -> None:
+        """Sessions come in order of sequence, by user where asked, tombstones only where asked; more than a page."""
+        names = [f"s{number:04d}" for number in range(1100)]
+        for name in names:
+            catalog.add_session(session(name, user="ann" if name < "s0600" else "bob"))
+        catalog.expire("s0001", 1.0)
+        assert [record.session_id for record in catalog.sessions()] == [name for name in names if name != "s0001"]
+        assert [record.session_id for record in catalog.sessions(tombstones=True)] == names
+        assert [record.session_id for record in catalog.sessions(user="bob")] == names[600:]
+        assert list(catalog.sessions(user="carol")) == []
+
+    def test_changing_while_listing(self, catalog: Catalog) -> None:
+        """Sessions may be ended while they are listed: the janitor does just that."""
+        for number in range(700):
+            catalog.add_session(session(f"s{number}"))
+        for record in catalog.sessions():
+            catalog.end(record.session_id)
+        assert list(catalog.sessions(tombstones=True)) == []
+
+    def test_moves(self, catalog: Catalog) -> None:
+        """A move happens from the states named and from no other; the inode stays until another is given."""
+        catalog.add_session(session())
+        assert not catalog.move("one", [SessionState.COPYING], SessionState.PUBLISHING)
+        assert catalog.move("one", [SessionState.RECEIVING], SessionState.PUBLISHING, inode=2**64 - 1)
+        assert not catalog.move("one", [SessionState.RECEIVING], SessionState.DEAD)
+        assert not catalog.move("none", ACTIVE_STATES, SessionState.DEAD)
+        assert not catalog.move("one", [], SessionState.DEAD)
+        assert catalog.move("one", iter(ACTIVE_STATES), SessionState.RECEIVING)
+        found = catalog.session("one")
+        assert found is not None
+        assert (found.state, found.inode) == (SessionState.RECEIVING, 2**64 - 1)
+
+    def test_one_of_many_movers_wins(self, catalog: Catalog) -> None:
+        """Of many threads that make one move, one succeeds."""
+        catalog.add_session(session())
+        won: list[bool] = []
+        _in_threads(
+            lambda _: won.append(catalog.move("one", [SessionState.RECEIVING], SessionState.PUBLISHING, inode=1)), 8
+        )
+        assert sorted(won) == [False] * 7 + [True]
+
+    def test_expiry(self, catalog: Catalog) -> None:
+        """What is due comes the longest due first, tombstones too; a tombstone keeps nothing but its owner."""
+        for number, deadline in enumerate([30.0, 10.0, 20.0, 40.0]):
+            catalog.add_session(session(f"s{number}", expires_at=deadline))
+        catalog.record_stored([StoredRange("s1", 0, 10, 10.0)])
+        assert [record.session_id for record in catalog.due(30.0, 10)] == ["s1", "s2", "s0"]
+        assert [record.session_id for record in catalog.due(30.0, 2)] == ["s1", "s2"]
+        catalog.expire("s1", 25.0)
+        catalog.expire("none", 25.0)
+        found = catalog.session("s1")
+        assert found is not None
+        assert (found.state, found.expires_at, found.user) == (SessionState.EXPIRED, 25.0, "ann")
+        assert catalog.stored("s1") == []
+        assert [record.session_id for record in catalog.due(26.0, 10)] == ["s2", "s1"]
+        assert catalog.due(5.0, 10) == []
+
+    def test_a_step_of_the_clock(self, catalog: Catalog) -> None:
+        """Every deadline moves by the step, forward and back."""
+        catalog.add_session(session("one", expires_at=100.0))
+        catalog.add_session(session("two", expires_at=200.0))
+        catalog.shift_deadlines(-150.0)
+        assert [record.expires_at for record in catalog.sessions()] == [-50.0, 50.0]
+        catalog.shift_deadlines(150.0)
+        assert [record.expires_at for record in catalog.sessions()] == [100.0, 200.0]
+
+    def test_the_end(self, catalog: Catalog) -> None:
+        """An ended session leaves no trace, and its ID's ranges do not come back with another session."""
+        catalog.add_session(session())
+        catalog.record_stored([StoredRange("one", 0, 10, 10.0)])
+        catalog.end("one")
+        catalog.end("one")
+        assert catalog.session("one") is None
+        assert catalog.stored("one") == []
+        assert catalog.usage("ann") == 0
+        catalog.add_session(session())
+        assert catalog.stored("one") == []
+
+
+class RangeContract:
+    """Stored ranges."""
+
+    def test_merging(self, catalog: Catalog) -> None:
+        """Ranges that overlap or touch are one; the deadline is the last one given."""
+        catalog.add_session(session(total_bytes=FAR))
+        for start, stop in ((10, 20), (30, 40), (50, 60), (70, 80)):
+            catalog.record_stored([StoredRange("one", start, stop, 600.0)])
+        catalog.record_stored([StoredRange("one", 20, 25, 601.0), StoredRange("one", 29, 51, 602.0)])
+        assert catalog.stored("one") == [(10, 25), (29, 60), (70, 80)]
+        catalog.record_stored([StoredRange("one", 0, FAR, 603.0)])
+        assert catalog.stored("one") == [(0, FAR)]
+        found = catalog.session("one")
+        assert found is not None
+        assert found.expires_at == 603.0
+
+    def test_a_batch_of_many_sessions(self, catalog: Catalog) -> None:
+        """A batch records all its sessions, and skips those that are unknown or can never publish."""
+        for name in ("one", "two", "dead", "expired", "complete"):
+            catalog.add_session(session(name))
+        catalog.move("dead", ACTIVE_STATES, SessionState.DEAD)
+        catalog.expire("expired", 700.0)
+        catalog.complete("complete", None)
+        names = ("one", "none", "dead", "expired", "complete", "two")
+        catalog.record_stored(StoredRange(name, 5, 10, 999.0) for name in names)
+        catalog.record_stored([])
+        assert {name: catalog.stored(name) for name in names} == {
+            name: [(5, 10)] if name in ("one", "two") else [] for name in names
+        }
+        deadlines = {record.session_id: record.expires_at for record in catalog.sessions(tombstones=True)}
+        assert deadlines == {"one": 999.0, "two": 999.0, "dead": 500.0, "expired": 700.0, "complete": 500.0}
+
+    def test_the_dead_forget(self, catalog: Catalog) -> None:
+        """A session whose file turned out wrong keeps no range."""
+        catalog.add_session(session())
+        catalog.record_stored([StoredRange("one", 0, 10, 10.0)])
+        catalog.move("one", ACTIVE_STATES, SessionState.DEAD)
+        assert catalog.stored("one") == []
+
+    def test_threads_record_at_once(self, catalog: Catalog) -> None:
+        """Ranges recorded by many threads for one session are all there, merged."""
+        catalog.add_session(session(total_bytes=4000))
+
+        def work(number: int) -> None:
+            for start in range(number * 10, 4000, 80):
+                catalog.record_stored([StoredRange("one", start, start + 10, 600.0)])
+
+        _in_threads(work, 8)
+        assert catalog.stored("one") == [(0, 4000)]
+
+
+class FileContract:
+    """Published files."""
+
+    def test_a_file_comes_back_as_it_was(self, catalog: Catalog) -> None:
+        """Every field survives: names that are not UTF-8, inodes and devices of 64 bits, times before 1970."""
+        record = file(b"\xff\x00", size=FAR, fingerprint=Fingerprint(2**64 - 1, 2**64 - 1, FAR, -5, 253 * 10**18))
+        catalog.put_file(record)
+        assert catalog.file(Target("ann", b"\xff\x00")) == record
+        assert list(catalog.files()) == [record]
+        assert catalog.file(Target("bob", b"\xff\x00")) is None
+
+    def test_what_is_in_the_way_goes(self, catalog: Catalog) -> None:
+        """A file takes the place of the one at its path, of those below it, and of one at any parent; of no other."""
+        neighbours = [b"a", b"a.", b"a/b.c", b"a/b/cc", b"a/b0", b"a0", b"\xff"]
+        for path in (b"a/b/c/d", b"a/b/c/e/f", b"a/b/c.", *neighbours[1:]):
+            catalog.put_file(file(path, sequence=7))
+        catalog.put_file(file(b"a/b/c/d", user="bob", sequence=8))
+        assert catalog.newest_sequence_in_the_way(Target("ann", b"a/b/c")) == 7
+        catalog.put_file(file(b"a/b/c", sequence=9))
+        left = [record.path for record in catalog.files("ann")]
+        assert left == sorted([b"a/b/c", b"a/b/c.", *neighbours[1:]])
+        catalog.put_file(file(b"a/b/c/d", sequence=10))
+        left = [record.path for record in catalog.files("ann")]
+        assert left == sorted([b"a/b/c/d", b"a/b/c.", *neighbours[1:]])
+        assert [record.path for record in catalog.files("bob")] == [b"a/b/c/d"]
+
+    def test_the_newest_in_the_way(self, catalog: Catalog) -> None:
+        """At the path, above it, below it: the greatest sequence counts; a neighbour's or another user's does not."""
+        assert catalog.newest_sequence_in_the_way(Target("ann", b"a/b")) == 0
+        for path, sequence in ((b"a/b/x", 3), (b"a/b/y", 5), (b"a/bb", 9), (b"a/b-", 9), (b"c", 4)):
+            catalog.put_file(file(path, sequence=sequence))
+        catalog.put_file(file(b"a/b", user="bob", sequence=8))
+        asked = {
+            path: catalog.newest_sequence_in_the_way(Target("ann", path)) for path in (b"a/b", b"c/d/e", b"c", b"d")
+        }
+        assert asked == {b"a/b": 5, b"c/d/e": 4, b"c": 4, b"d": 0}
+        deep = b"/".join([b"d"] * 2048)
+        catalog.put_file(file(b"d", sequence=6))
+        assert catalog.newest_sequence_in_the_way(Target("ann", deep)) == 6
+
+    def test_versions(self, catalog: Catalog) -> None:
+        """Where a user has a version: newest first, no more than asked, never another user's, size or hash."""
+        for number in range(10):
+            catalog.put_file(file(b"%d" % number, sequence=number))
+        catalog.put_file(file(b"bob's", user="bob"))
+        catalog.put_file(file(b"other size", size=1001))
+        catalog.put_file(file(b"other hash", file_hash="cd" * 32))
+        found = catalog.versions("ann", HASH, 1000)
+        assert [record.sequence for record in found] == [9, 8, 7, 6, 5, 4, 3, 2]
+        assert len(catalog.versions("ann", HASH, 1000, limit=3)) == 3
+        assert catalog.versions("carol", HASH, 1000) == []
+
+    def test_listing(self, catalog: Catalog) -> None:
+        """Files come by user and path, by more than a page, and may be removed meanwhile."""
+        paths = sorted(b"%d/\xff" % number for number in range(1100))
+        for path in paths:
+            catalog.put_file(file(path))
+            catalog.put_file(file(path, user="äbob"))
+        assert [(record.user, record.path) for record in catalog.files()] == [
+            (user, path) for user in ("ann", "äbob") for path in paths
+        ]
+        for record in catalog.files("ann"):
+            catalog.remove_file(Target("ann", record.path))
+        catalog.remove_file(Target("ann", b"nothing"))
+        assert list(catalog.files("ann")) == []
+        assert len(list(catalog.files())) == 1100
+
+    def test_completion(self, catalog: Catalog) -> None:
+        """Complete and the file's record are one step; from a state that cannot publish, neither happens."""
+        catalog.add_session(session())
+        catalog.record_stored([StoredRange("one", 0, 1000, 600.0)])
+        assert catalog.complete("one", file(sequence=1))
+        found = catalog.session("one")
+        assert found is not None
+        assert (found.state, catalog.stored("one")) == (SessionState.COMPLETE, [])
+        assert not catalog.complete("one", file(b"again"))
+        assert not catalog.complete("none", file(b"none"))
+        catalog.add_session(session("two"))
+        catalog.expire("two", 900.0)
+        assert not catalog.complete("two", file(b"two"))
+        catalog.add_session(session("three"))
+        assert catalog.complete("three", None)
+        assert [record.path for record in catalog.files()] == [b"a/x"]
+        catalog.end("one")
+        assert [record.path for record in catalog.files()] == [b"a/x"]
+
+    def test_usage(self, catalog: Catalog) -> None:
+        """A user's files and unfinished sessions count, once each, however often they change; nobody else's do."""
+        assert catalog.usage("ann") == 0
+        catalog.add_session(session("one", total_bytes=100))
+        catalog.add_session(session("two", total_bytes=30))
+        catalog.add_session(session("bob", user="bob", total_bytes=7))
+        assert catalog.usage("ann") == 130
+        catalog.complete("one", file(b"a", size=100))
+        assert catalog.usage("ann") == 130
+        catalog.move("two", ACTIVE_STATES, SessionState.DEAD)
+        assert catalog.usage("ann") == 100
+        catalog.put_file(file(b"a", size=60))
+        catalog.put_file(file(b"b/c", size=5))
+        catalog.put_file(file(b"b/d", size=6))
+        assert catalog.usage("ann") == 71
+        catalog.put_file(file(b"b", size=1))
+        catalog.remove_file(Target("ann", b"a"))
+        catalog.remove_file(Target("ann", b"a"))
+        assert (catalog.usage("ann"), catalog.usage("bob")) == (1, 7)
+
+    def test_usage_beyond_63_bits(self, catalog: Catalog) -> None:
+        """What clients announce may add up to more than a database's integers hold."""
+        for number in range(3):
+            catalog.add_session(session(f"s{number}", total_bytes=FAR))
+        assert catalog.usage("ann") == 3 * FAR
+
+
+class UserContract:
+    """Users and tokens."""
+
+    def test_users(self, catalog: Catalog) -> None:
+        """A name is taken once; a user that is removed takes the tokens along and leaves files and sessions."""
+        assert catalog.add_user("bob", 1.0)
+        assert catalog.add_user("ann", 2.0)
+        assert not catalog.add_user("bob", 3.0)
+        assert catalog.users() == ["ann", "bob"]
+        catalog.add_token(TokenRecord("t1", "ann", b"\x00" * 32, 5.0))
+        catalog.put_file(file())
+        catalog.add_session(session())
+        assert catalog.remove_user("ann")
+        assert not catalog.remove_user("ann")
+        assert (catalog.users(), catalog.tokens(), catalog.token_user(b"\x00" * 32)) == (["bob"], [], None)
+        assert len(list(catalog.files())) == len(list(catalog.sessions())) == 1
+
+    def test_tokens(self, catalog: Catalog) -> None:
+        """Tokens belong to users that exist, are found by their digest, and are gone when they are revoked."""
+        catalog.add_user("ann", 1.0)
+        catalog.add_user("bob", 1.0)
+        second = TokenRecord("t2", "ann", b"\xff" * 32, 6.0, "laptop")
+        first = TokenRecord("t1", "bob", b"\x01" * 32, 5.0)
+        catalog.add_token(second)
+        catalog.add_token(first)
+        with pytest.raises(LookupError):
+            catalog.add_token(TokenRecord("t3", "carol", b"\x03" * 32, 7.0))
+        for taken in (TokenRecord("t2", "ann", b"\x04" * 32, 7.0), TokenRecord("t4", "bob", b"\xff" * 32, 7.0)):
+            with pytest.raises(ValueError):
+                catalog.add_token(taken)
+        assert catalog.tokens() == [first, second]
+        assert catalog.tokens("ann") == [second]
+        assert catalog.token_user(b"\xff" * 32) == "ann"
+        assert catalog.token_user(b"\x03" * 32) is None
+        assert catalog.revoke_token("t2")
+        assert not catalog.revoke_token("t2")
+        assert catalog.token_user(b"\xff" * 32) is None
+        catalog.probe()
+
+
+def _in_threads(work: object, count: int) -> None:
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)  # type: ignore[operator]
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

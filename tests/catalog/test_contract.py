@@ -1,0 +1,21 @@
+"""Every implementation passes the contract."""
+
+from __future__ import annotations
+
+from tests.catalog.contract import FileContract, RangeContract, SessionContract, UserContract
+
+
+class TestSessions(SessionContract):
+    """Sessions."""
+
+
+class TestRanges(RangeContract):
+    """Stored ranges."""
+
+
+class TestFiles(FileContract):
+    """Published files."""
+
+
+class TestUsers(UserContract):
+    """Users and tokens."""
