@@ -205,7 +205,7 @@ def _copy(descriptor: int, target: bytes) -> int:
             copy.write(block)
             offset += len(block)
         copy.flush()
-        shutil.copystat(descriptor, copy.fileno())
+        shutil.copystat(f"/proc/self/fd/{descriptor}", target)
         os.fsync(copy.fileno())
     return offset
 

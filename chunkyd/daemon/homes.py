@@ -63,6 +63,12 @@ class Homes:
             homes = [home for home in self._homes.get(folder, []) if home.since <= created]
             return identity is not None and (not homes or homes[-1].identity == identity)
 
+    def always_the_same(self, folder: str, root: str) -> bool:
+        """Whether the root is there now and has never been another: every job of the folder is at home."""
+        identity = self.seen(folder, root)
+        with self._lock:
+            return identity is not None and len(self._homes.get(folder, [])) == 1
+
     def seen(self, folder: str, root: str) -> Identity | None:
         """The root's identity as it is now; a new one is written down before anyone relies on it."""
         identity = root_identity(root)

@@ -1,0 +1,26 @@
+"""`chunkyd check-config`: whether the configuration is good, and what it comes to."""
+
+from __future__ import annotations
+
+import os
+
+import click
+import msgspec
+
+from chunkyd.cli.common import Options, json_option, pass_options, print_json
+from chunkyd.cli.daemon_common import load
+from chunkyd.settings import read_token, render
+
+
+@click.command("check-config")
+@json_option
+@pass_options
+def check_config(options: Options, as_json: bool) -> None:
+    """Check the configuration and print all of it, defaults included."""
+    settings, path = load(options)
+    token = read_token(settings.server, os.environ)
+    if as_json:
+        print_json({"config": path, "token": token is not None, "settings": msgspec.yaml.decode(render(settings))})
+        return
+    click.echo(f"# {path} is good; {'a' if token else 'no'} token is set")
+    click.echo(render(settings), nl=False)

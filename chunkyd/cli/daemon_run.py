@@ -1,0 +1,23 @@
+"""`chunkyd run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from chunkyd import log
+from chunkyd.cli.common import Options, pass_options
+from chunkyd.cli.daemon_common import load
+
+
+@click.command("run")
+@pass_options
+def run(options: Options) -> None:
+    """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
+    settings, path = load(options)
+    log.configure(settings.log, "chunkyd")
+    from chunkyd.clock import SystemClock
+    from chunkyd.daemon.service import Service
+
+    Service(settings, path, os.environ, SystemClock()).run()

@@ -1,0 +1,83 @@
+"""From the watcher to the job table: settled changes become jobs, and what is known is told to the watcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+from chunkyd.daemon.folders import Folders
+from chunkyd.daemon.homes import Homes
+from chunkyd.files import Fingerprint
+from chunkyd.jobs.job import Change, Job
+from chunkyd.jobs.queue import Queue
+from chunkyd.watch.shapes import Settled
+
+_LOG = logging.getLogger("chunkyd.daemon")
+_PAGE = 1000
+
+
+class Intake:
+    """The watcher's `Knowledge` and its `Sink`, over the queue."""
+
+    def __init__(self, queue: Queue, folders: Folders, homes: Homes) -> None:
+        self._queue = queue
+        self._folders = folders
+        self._homes = homes
+
+    def versions(self, folder: str, directory: bytes) -> Mapping[bytes, Fingerprint]:
+        """Which versions of the files in this directory need not be reported."""
+        return self._queue.versions(folder, directory)
+
+    def settled(self, changes: Sequence[Settled]) -> None:
+        """Queue them, in one transaction."""
+        for folder in {change.folder for change in changes}:
+            self._note_home(folder)
+        self._queue.offer([self._change(change) for change in changes])
+
+    def _change(self, change: Settled) -> Change:
+        folder = self._folders.get(change.folder)
+        return Change(change.folder, change.path, change.fingerprint, folder.priority if folder else 0)
+
+    def _note_home(self, name: str) -> None:
+        """Jobs made from now on were found under the root as it is now."""
+        folder = self._folders.get(name)
+        if folder is not None:
+            self._homes.seen(name, folder.path)
+
+    def scanned(self, folder: str) -> None:
+        """A whole scan has ended: unfinished jobs whose source is not there have lost it."""
+        after = 0
+        while jobs := self._queue.unfinished(folder, after=after, limit=_PAGE):
+            for job in jobs:
+                self._check(job)
+            after = jobs[-1].id
+
+    def gone(self, folder: str, path: bytes) -> None:
+        """A hint that a file or a whole directory went away; a look decides."""
+        found, source = self._folders.get(folder), self._folders.source(folder, path)
+        if found is None or source is None or os.path.lexists(source):
+            return
+        if self._homes.always_the_same(folder, found.path):
+            self._queue.source_gone(folder, path)
+        else:  # jobs of another root may be named alike: each is looked at by its own home
+            self.scanned(folder)
+
+    def _check(self, job: Job) -> None:
+        """A job missing under another root than its own is left to its worker, which pauses it."""
+        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
+        if folder is None or source is None or os.path.lexists(source):
+            return
+        # The root is looked at after the file: a disk pulled in between makes the first look worthless.
+        if self._homes.at_home(job.folder, folder.path, job.created):
+            self._queue.source_gone(job.folder, job.path)
+
+    def root_missing(self, folder: str) -> None:
+        """Hold the folder's jobs."""
+        _LOG.warning("folder %s is not there; its jobs are held until it is back", folder)
+        self._queue.root_missing(folder)
+
+    def root_back(self, folder: str) -> None:
+        """Let the folder's jobs go on."""
+        self._note_home(folder)
+        self._queue.root_back(folder)

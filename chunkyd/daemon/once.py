@@ -1,0 +1,68 @@
+"""One pass over the folders: find what is new, send it, wait for the end. For cron."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping
+
+import msgspec
+
+from chunkyd.clock import Clock
+from chunkyd.daemon.engine import Engine
+from chunkyd.daemon.lock import StateLock
+from chunkyd.jobs.states import State
+from chunkyd.settings import DaemonSettings
+from chunkyd.upload.source import install_lease_handler
+
+_LOOK_SECONDS = 0.1
+_STOP_SECONDS = 8.0
+_AT_WORK = frozenset({State.QUEUED, State.HASHING, State.UPLOADING, State.FINISHING, State.WAITING})
+
+
+class PassOutcome(msgspec.Struct, frozen=True, rename="camel"):
+    """How a pass ended; jobs by number. `left`: paused for a reason of their own, or never settled."""
+
+    done: int
+    failed: int
+    left: int
+    changing: int
+    interrupted: bool
+    unreachable: bool
+
+
+def run_once(settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock) -> PassOutcome:
+    """Carry out one pass in this process. Raises AlreadyRunning beside a daemon, which would do the same anyway."""
+    lock = StateLock(settings.state_dir)
+    lock.acquire()
+    try:
+        install_lease_handler()
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        engine = Engine(settings, config, environ, clock)
+        before = engine.counts().get(State.DONE, 0)
+        engine.start_sending()
+        try:
+            changing = engine.scan_once(stop)
+            return _wait(engine, stop, before, changing)
+        finally:
+            engine.stop(_STOP_SECONDS)
+    finally:
+        lock.release()
+
+
+def _wait(engine: Engine, stop: threading.Event, before: int, changing: int) -> PassOutcome:
+    while not stop.wait(_LOOK_SECONDS):
+        counts = engine.counts()
+        if engine.queue.held() is not None or not any(counts.get(state, 0) for state in _AT_WORK):
+            break
+    counts = engine.counts()
+    return PassOutcome(
+        done=counts.get(State.DONE, 0) - before,
+        failed=counts.get(State.FAILED, 0),
+        left=sum(counts.get(state, 0) for state in _AT_WORK | {State.PAUSED}),
+        changing=changing,
+        interrupted=stop.is_set(),
+        unreachable=engine.queue.held() is not None,
+    )

@@ -1,0 +1,197 @@
+"""From the job table to running uploads: one dispatcher, APScheduler's pool of workers. Its only importer.
+
+Rules:
+- The job table is the truth. APScheduler holds only what runs now: one-shot jobs with unique IDs in its memory store.
+- Nobody polls. The dispatcher sleeps until the queue changes, a worker ends, a job or a probe falls due.
+- Shutting down: no claim any more, every upload is asked to leave, `shutdown(wait=False)`, and a join with a deadline
+  of our own; `shutdown(wait=True)` would deadlock with a job that adds a job.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from chunkyd.clock import Clock
+from chunkyd.daemon.bandwidth import Bandwidth
+from chunkyd.daemon.folders import Folders
+from chunkyd.daemon.live import Live, LiveUpload
+from chunkyd.daemon.probe import Probe
+from chunkyd.daemon.runner import Runner
+from chunkyd.errors import ChunkyError, EnvironmentFailure
+from chunkyd.jobs.job import Job
+from chunkyd.jobs.queue import Queue
+from chunkyd.jobs.states import Reason
+
+_LOG = logging.getLogger("chunkyd.daemon")
+_LONGEST_SLEEP = 15.0  # also the dispatcher's heartbeat, and how late a timetable's entry or a clock's step is noticed
+_TROUBLE_SECONDS = 5.0
+_SHORTEST_SLEEP = 0.05
+
+
+class Pool:
+    """Claims jobs and runs them, `workers` at once."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        folders: Folders,
+        runner: Runner,
+        probe: Probe,
+        bandwidth: Bandwidth,
+        live: Live,
+        clock: Clock,
+        run_id: str,
+        workers: int,
+    ) -> None:
+        self._queue = queue
+        self._folders = folders
+        self._runner = runner
+        self._probe = probe
+        self._bandwidth = bandwidth
+        self._live = live
+        self._clock = clock
+        self._run_id = run_id
+        self.workers = workers  # replaced by a reload
+        self._numbers = itertools.count()
+        self._busy: set[str] = set()
+        self._unreleased: SimpleQueue[Job] = SimpleQueue()
+        self._changed = threading.Event()
+        self._stopping = threading.Event()
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(2), "uploads": ThreadPoolExecutor(64)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._dispatcher = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._beat = clock.monotonic()
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._scheduler.start()
+        self._dispatcher.start()
+
+    def wake(self) -> None:
+        """Something changed: look again. Never blocks; any number of calls make one look."""
+        self._changed.set()
+
+    def stop(self, seconds: float) -> bool:
+        """Claim nothing more and ask all uploads to leave; whether all had left in time."""
+        self._stopping.set()
+        self._changed.set()
+        self._dispatcher.join(seconds)
+        self._live.stop_all()
+        left = self._live.wait_until_none(seconds)
+        self._scheduler.shutdown(wait=False)
+        return left
+
+    def alive(self) -> bool:
+        """Whether the dispatcher still takes its turns: for a watchdog."""
+        late = self._clock.monotonic() - self._beat > 4 * _LONGEST_SLEEP
+        return self._dispatcher.is_alive() and not late
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._beat = self._clock.monotonic()
+            self._changed.clear()  # before looking: what changes while we look makes us look again
+            try:
+                self._turn()
+                pause = self._pause()
+            except EnvironmentFailure as error:  # the job table is full, locked, broken: nothing can be begun now
+                _LOG.error("%s", error)
+                pause = _TROUBLE_SECONDS
+            self._changed.wait(pause)
+
+    def _turn(self) -> None:
+        self._bandwidth.apply()
+        self._release_the_unreleased()
+        self._stop_what_lost_its_claim()
+        hold = self._queue.held()
+        if hold is not None:
+            if hold.next_probe <= self._clock.monotonic():
+                self._begin_once("probe", self._ask, hold.reason)
+            return
+        if self._queue.endings(self._probe.url, limit=1):
+            self._begin_once("endings", self._probe.end_sessions)
+        if not self._bandwidth.paused:
+            self._claim()
+
+    def _claim(self) -> None:
+        while len(self._live) < self.workers and not self._stopping.is_set():
+            job = self._queue.claim(self._run_id, self._folders.names())
+            if job is None:
+                return
+            upload = LiveUpload(job)
+            self._live.add(upload)
+            self._begin("uploads", f"job-{job.id}", self._work, upload)
+
+    def _work(self, upload: LiveUpload) -> None:
+        try:
+            self._runner.run(upload)
+        except EnvironmentFailure as error:  # how it ended could not be written: claimed still, released later
+            _LOG.error("job %d: %s", upload.job.id, error)
+            self._unreleased.put(upload.job)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not take the worker along, nor the job with it
+            _LOG.exception("job %d: unexpected", upload.job.id)
+            self._unreleased.put(upload.job)
+        finally:
+            self._live.remove(upload)
+            self.wake()
+
+    def _release_the_unreleased(self) -> None:
+        while not self._unreleased.empty():
+            job = self._unreleased.get()
+            try:
+                self._queue.wait(job, "it ended in a way that could not be written down; the log says more")
+            except EnvironmentFailure:
+                self._unreleased.put(job)
+                raise
+
+    def _stop_what_lost_its_claim(self) -> None:
+        """Cancelled, paused or superseded meanwhile: the table has said so, now the upload hears it."""
+        if not len(self._live):
+            return
+        unwanted = self._queue.unwanted()
+        for upload in self._live.all():
+            if upload.job.id in unwanted or self._bandwidth.paused:
+                upload.stop.set()
+
+    def _ask(self, reason: Reason) -> None:
+        self._probe.ask(reason)
+
+    def _begin(self, executor: str, name: str, work: Callable[..., None], *arguments: object) -> None:
+        self._scheduler.add_job(work, args=arguments, id=f"{name}-{next(self._numbers)}", executor=executor)
+
+    def _begin_once(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """In a thread of its own, and never twice at once: the dispatcher itself does no network I/O."""
+        if name in self._busy:
+            return
+        self._busy.add(name)
+
+        def run() -> None:
+            try:
+                work(*arguments)
+            except ChunkyError as error:
+                _LOG.error("%s: %s", name, error)
+            finally:
+                self._busy.discard(name)
+                self.wake()
+
+        self._begin("default", name, run)
+
+    def _pause(self) -> float:
+        """How long nothing falls due."""
+        hold = self._queue.held()
+        if "probe" in self._busy:
+            return _LONGEST_SLEEP  # its end wakes us
+        if hold is not None:
+            wait = hold.next_probe - self._clock.monotonic()
+        else:
+            due = self._queue.next_due()
+            wait = _LONGEST_SLEEP if due is None else due - self._clock.wall()
+        return min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, wait))

@@ -1,0 +1,63 @@
+"""One probe for a whole queue: while the network or the token is what is wrong, nobody else tries.
+
+`network`: the server's readiness decides. `auth`: whether it accepts the token, looked up anew each time, so both a new
+token here and a token added there end the hold.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from chunkyd.daemon.connection import Connection
+from chunkyd.errors import ChunkyError, NetworkError, Problem
+from chunkyd.jobs.queue import Queue
+from chunkyd.jobs.states import Reason
+
+_LOG = logging.getLogger("chunkyd.daemon")
+
+
+class Probe:
+    """Asks the server when the queue says it is time, and lifts the hold or lets the interval grow."""
+
+    def __init__(self, queue: Queue, connection: Connection) -> None:
+        self._queue = queue
+        self._connection = connection
+
+    @property
+    def url(self) -> str:
+        """The server that is asked."""
+        return self._connection.url
+
+    def ask(self, reason: Reason) -> bool:
+        """Whether what was wrong is over; the queue goes on then."""
+        try:
+            self._connection.refresh()
+            self._connection.check_ready()
+            if reason is Reason.AUTH:
+                self._connection.check_token()
+        except Problem as found:
+            still = Reason.AUTH if found.action == "reauthenticate" else Reason.NETWORK
+            return self._still(reason, still, found)
+        except ChunkyError as error:
+            return self._still(reason, Reason.NETWORK, error)
+        _LOG.info("the server at %s takes uploads again", self._connection.url)
+        self._queue.lift(reason)
+        return True
+
+    def _still(self, reason: Reason, found: Reason, error: ChunkyError) -> bool:
+        if found is reason:
+            self._queue.probe_failed(reason, str(error))
+        else:  # another trouble than the one we held for
+            self._queue.lift(reason)
+            self._queue.hold(found, str(error))
+        return False
+
+    def end_sessions(self) -> None:
+        """End at the server what was superseded, cancelled or completed here; unanswered, it stays to be ended."""
+        client, url = self._connection.client, self._connection.url
+        for ending in self._queue.endings(url):
+            try:
+                client.end(ending.session_id, ending.file_hash)
+            except NetworkError:
+                return
+            self._queue.ended(ending.url, ending.session_id)

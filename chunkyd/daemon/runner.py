@@ -1,0 +1,191 @@
+"""One claimed job, from the file to `done`; every way it can end is one transition of the job table.
+
+The order of the end: the server's `complete` is recorded and synced (`finishing`), the session is ended, then what is
+to be done after an upload, then `done`. A job that was cancelled, paused or superseded meanwhile refuses the
+transition, because each is a compare-and-set; what the runner then thinks of it no longer matters.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from chunkyd.clock import Clock
+from chunkyd.daemon.after import Outcome, after_upload
+from chunkyd.daemon.connection import Connection
+from chunkyd.daemon.folders import Folders, published_path
+from chunkyd.daemon.homes import Homes
+from chunkyd.daemon.live import LiveUpload
+from chunkyd.daemon.memory import JobMemory
+from chunkyd.errors import (
+    ChunkyError,
+    ConfigError,
+    Interrupted,
+    NetworkError,
+    NotChunky,
+    Problem,
+    SourceChanged,
+    SourceError,
+    SourceGone,
+    Unreachable,
+)
+from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.jobs.job import Job
+from chunkyd.jobs.queue import Queue
+from chunkyd.jobs.states import Reason
+from chunkyd.protocol.paths import readable
+from chunkyd.settings import Uploads
+from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.progress import Progress
+from chunkyd.upload.uploader import Result, Uploader
+
+_LOG = logging.getLogger("chunkyd.daemon")
+_RECORD_SECONDS = 2.0  # how often progress is written down: a crash costs no byte by it, the server knows better
+
+
+class Runner:
+    """Runs claimed jobs, one call of `run` each, in the pool's threads."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        folders: Folders,
+        homes: Homes,
+        connection: Connection,
+        limiter: Limiter,
+        uploads: Uploads,
+        clock: Clock,
+        told: Callable[[str, int, str], None],
+    ) -> None:
+        self._queue = queue
+        self._folders = folders
+        self._homes = homes
+        self._connection = connection
+        self._limiter = limiter
+        self._clock = clock
+        self._told = told  # kind, job number, words: for whoever follows events
+        self.uploads = uploads  # replaced by a reload; uploads under way keep what they began with
+
+    def run(self, live: LiveUpload) -> None:
+        """Carry the job as far as it goes now. Raises only where the job table cannot be written."""
+        job = live.job
+        try:
+            self._finish(job, job.fingerprint if job.arrived is not None else self._upload(live))
+        except Interrupted:
+            self._queue.release(job)
+        except ChunkyError as error:
+            _LOG.info("job %d: %s", job.id, error)
+            self._record(job, error)
+
+    def _upload(self, live: LiveUpload) -> Fingerprint:
+        job = live.job
+        source = self._folders.source(job.folder, job.path)
+        if source is None:
+            raise Interrupted("its folder is no longer configured")
+        result = self._uploader(live, source).upload()
+        self._told("arrived", job.id, _arrival(job, result))
+        return result.fingerprint
+
+    def _uploader(self, live: LiveUpload, source: bytes) -> Uploader:
+        job, uploads = live.job, self.uploads
+        return Uploader(
+            self._connection.url,
+            source,
+            name=published_path(job.folder, job.path),
+            memory=JobMemory(self._queue, job),
+            parallel_chunks=uploads.parallel_chunks,
+            chunk_size=uploads.chunk_size,
+            attempts=uploads.retry.attempts,
+            base=uploads.retry.base,
+            max_wait=uploads.retry.max,
+            wait_when_full=False,
+            verify=uploads.verify,
+            limiter=self._limiter,
+            progress=lambda picture: self._note(live, picture),
+            client=self._connection.client,
+            clock=self._clock,
+            stop=live.stop,
+            expected=job.fingerprint,
+        )
+
+    def _note(self, live: LiveUpload, picture: Progress) -> None:
+        """Keep the picture for whoever asks; now and then write it down."""
+        began = live.progress is None or live.progress.phase == "hashing"
+        live.progress = picture
+        if picture.phase != "sending":
+            return
+        now = self._clock.monotonic()
+        if began and live.job.session_id is not None:
+            self._queue.resumed(live.job, picture.bytes_done)
+        if now - live.recorded >= _RECORD_SECONDS:
+            live.recorded = now
+            self._queue.progress(live.job, picture.bytes_done, picture.bytes_sent)
+
+    def _finish(self, job: Job, sent: Fingerprint) -> None:
+        """After `finishing` is recorded: the step after the upload, then `done`."""
+        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
+        if folder is not None and source is not None:
+            outcome = after_upload(source, job.path, job.id, sent, folder.after_upload)
+            if outcome is not Outcome.KEPT:
+                self._told(outcome, job.id, readable(source))
+        self._queue.done(job, sent)
+
+    def _record(self, job: Job, error: ChunkyError) -> None:
+        """The one transition that belongs to this end."""
+        match error:
+            case SourceGone():
+                self._record_gone(job)
+            case SourceChanged():
+                self._queue.changed(job, self._version_now(job))
+            case SourceError():
+                now = self._queue.job(job.id)
+                arrived = now is not None and now.arrived is not None
+                self._queue.fail(job, Reason.AFTER_UPLOAD if arrived else Reason.SOURCE, str(error))
+            case Unreachable() if isinstance(error.__cause__, Problem):
+                self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
+            case Unreachable() | NetworkError() | NotChunky() | ConfigError():
+                self._queue.hold(Reason.NETWORK, str(error))
+                self._queue.release(job)
+            case Problem():
+                self._record_problem(job, error)
+            case _:
+                self._queue.wait(job, str(error))
+
+    def _record_problem(self, job: Job, found: Problem) -> None:
+        """What the server will not do: the protocol's `action` says whose turn it is."""
+        match found.action:
+            case "reauthenticate":
+                self._queue.hold(Reason.AUTH, str(found))
+                self._queue.release(job)
+            case "new-session" | "rehash":
+                self._queue.restart(job, str(found), rehash=found.action == "rehash")
+            case "stop" | "ignore":
+                self._queue.fail(job, Reason.REFUSED, str(found))
+            case _ if found.name == "storage-full":
+                self._queue.pause(job, Reason.SERVER_FULL, str(found), found.retry_after)
+            case _:
+                self._queue.wait(job, str(found), found.retry_after)
+
+    def _record_gone(self, job: Job) -> None:
+        """Deleted, or its disk pulled: only under the root it was found in does missing mean deleted."""
+        folder = self._folders.get(job.folder)
+        if folder is not None and self._homes.at_home(job.folder, folder.path, job.created):
+            self._queue.gone(job)
+        else:
+            self._queue.pause(job, Reason.ROOT_MISSING, "the folder it was found in is not there")
+
+    def _version_now(self, job: Job) -> Fingerprint | None:
+        """The version at the source's path; None where the watcher must find out."""
+        source = self._folders.source(job.folder, job.path)
+        try:
+            return fingerprint(os.lstat(source)) if source is not None else None
+        except OSError:
+            return None
+
+
+def _arrival(job: Job, result: Result) -> str:
+    how = "was there already" if result.instant else f"{result.bytes_sent} bytes sent"
+    if result.resumed_from:
+        how += f", {result.resumed_from} were there from before"
+    return f"{job.folder}/{readable(job.path)}: {how}"

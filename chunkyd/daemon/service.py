@@ -1,0 +1,94 @@
+"""The life of a daemon process: lock, log, signals, the engine, readiness, the watchdog, a clean end.
+
+Signals only set a flag: the main thread sleeps on one queue of wishes and carries them out. Ready is said after
+recovery, when the control socket answers; stopping takes less than ten seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from chunkyd import notify
+from chunkyd.clock import Clock
+from chunkyd.daemon.engine import Engine
+from chunkyd.daemon.lock import StateLock
+from chunkyd.settings import DaemonSettings
+from chunkyd.upload.source import install_lease_handler
+
+_LOG = logging.getLogger("chunkyd.daemon")
+_STOP_SECONDS = 8.0
+
+
+def _nobody_waits() -> None:
+    """In the foreground nobody waits to be told that it serves."""
+
+
+class Service:
+    """Runs until it is told to stop. Created in the main thread, before any other thread exists."""
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        config: str,
+        environ: Mapping[str, str],
+        clock: Clock,
+        up: Callable[[], None] = _nobody_waits,
+    ) -> None:
+        self._settings = settings
+        self._up = up
+        self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = StateLock(settings.state_dir)
+        self.engine = Engine(settings, config, environ, clock)
+
+    def run(self) -> None:
+        """Start, serve, stop. Raises what the user must be told: AlreadyRunning, StateError, ConfigError."""
+        os.umask(0o077)
+        self._lock.acquire()
+        try:
+            install_lease_handler()
+            for number, wish in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
+                signal.signal(number, self._handler(wish))
+            self.engine.start()
+            try:
+                notify.ready(self.engine.summary())
+                self._up()
+                self._serve()
+            finally:
+                notify.stopping()
+                self.engine.stop(_STOP_SECONDS)
+        finally:
+            self._lock.release()
+        _LOG.info("stopped")
+
+    def _handler(self, wish: str) -> Callable[[int, FrameType | None], None]:
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            self._wishes.put(wish)
+
+        return handle
+
+    def _serve(self) -> None:
+        interval = notify.watchdog_interval()
+        while True:
+            try:
+                wish = self._wishes.get(timeout=interval / 2 if interval else None)
+            except queue.Empty:
+                wish = "watchdog"
+            if wish == "stop":
+                return
+            if wish == "reload":
+                self._reload()
+            if self.engine.alive():
+                notify.watchdog()
+                notify.status(self.engine.summary())
+
+    def _reload(self) -> None:
+        notify.reloading()
+        outcome = self.engine.reload()
+        if not outcome.reloaded:
+            _LOG.error("the settings stay as they were: %s", outcome.what)
+        notify.ready(self.engine.summary())
