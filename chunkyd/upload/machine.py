@@ -2,12 +2,10 @@
 
 Rules:
 - At most one initiate or status request is under way, and up to `parallel_chunks` chunks beside it.
-- Failures of requests that were under way together are one attempt: each request carries the round it was made in, a
-  failure begins the next one, and only a failure of the current round counts. Anything newly stored resets the count.
-- "Newly stored" is measured against the lowest that was ever missing, so a server that takes back what it said it had
-  stored does not keep a client busy for ever.
-- `wait` costs no attempt. A chunk in progress elsewhere is left alone for a while; the others go on, from the other
-  end of the file, so that two clients of one session meet once and not at every chunk.
+- Anything newly stored resets the attempts (`patience`). "Newly" is measured against the lowest that was ever missing,
+  so a server that takes back what it said it had stored does not keep a client busy for ever.
+- A chunk in progress elsewhere is left alone for a while; the others go on, from the other end of the file, so that two
+  clients of one session meet once and not at every chunk, and in smaller pieces, because each refusal costs its bytes.
 - An unknown or expired session is replaced once; what belonged to the old one is recognised by its session number.
 """
 
@@ -18,14 +16,16 @@ from enum import Enum, auto
 
 import msgspec
 
-from chunkyd.errors import ChunkyError, NetworkError, Problem, Unreachable
+from chunkyd.errors import ChunkyError, NetworkError, Problem
 from chunkyd.protocol.messages import MIN_CHUNK_BYTES, Status
 from chunkyd.protocol.ranges import Range, RangeSet
+from chunkyd.upload.patience import Patience
 from chunkyd.upload.sizing import ChunkSize
 
 _POLL_FIRST = 0.05  # seconds between two looks at a file that is being verified, growing …
 _POLL_MOST = 2.0  # … to this
-_BUSY_SECONDS = 1.0  # how long a chunk in progress elsewhere is left alone where the server names no time
+_BUSY_SECONDS = 1.0  # how long a chunk in progress elsewhere is left alone where the server names no time, …
+_BUSY_MOST = 5.0  # … growing to this while nothing is stored: a dead client's chunk is held for half a minute
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -113,7 +113,7 @@ class Machine:
         self.phase = Phase.SENDING if resuming else Phase.NEW
         self.error: ChunkyError | None = None  # the last that cost or waited; for people
         self._rules = rules
-        self._random = random
+        self._patience = Patience(rules.attempts, rules.base, rules.max_wait, random)
         self._size = ChunkSize(rules.chunk_size)
         self._missing = RangeSet([(0, total)])
         self._lowest = total + 1  # the fewest bytes that were ever missing
@@ -122,12 +122,8 @@ class Machine:
         self._sending: set[Range] = set()
         self._stored_since_ask: list[Range] = []
         self._busy: dict[Range, float] = {}
+        self._contested = 0  # chunks found in progress elsewhere since anything was stored
         self._backwards = False
-        self._round = 1
-        self._failures = 0
-        self._waits = 0
-        self._not_before = 0.0
-        self._backing_off = False
         self._poll_at = 0.0
         self._poll_delay = _POLL_FIRST
         self._renewed = False
@@ -140,7 +136,7 @@ class Machine:
     def failure(self) -> ChunkyError | None:
         """Why the upload cannot go on; what was given up for lack of progress waits for the requests under way."""
         if self._failure is None and not self._sending and not self._asking:
-            return self._giving_up
+            return self._giving_up or self._patience.used_up
         return self._failure
 
     @property
@@ -151,36 +147,37 @@ class Machine:
     @property
     def failures(self) -> int:
         """Attempts in a row without progress."""
-        return self._failures
+        return self._patience.failures
 
     def wake_at(self) -> float | None:
         """When to ask for requests again though nothing happened; None where an answer must come first."""
         moments = list(self._busy.values())
-        if self._not_before:
-            moments.append(self._not_before)
+        if self._patience.not_before:
+            moments.append(self._patience.not_before)
         if self.phase is Phase.VERIFYING and not self._asking:
             moments.append(self._poll_at)
         return min(moments, default=None)
 
     def waiting(self, now: float) -> bool:
         """Whether it holds back because of a failure or because it was asked to."""
-        return now < self._not_before
+        return now < self._patience.not_before
 
     def requests(self, now: float) -> list[Request]:
         """The requests to make now; each must be answered by one event."""
-        if self._failure or self._giving_up or self.phase is Phase.COMPLETE or now < self._not_before:
+        if self._failure or self._giving_up or self._patience.used_up or self.phase is Phase.COMPLETE:
             return []
-        self._not_before = 0.0
+        if not self._patience.over(now):
+            return []
         self._look_at_busy(now)
         if self._asking:
             return []
         if self.phase is Phase.NEW:
             self._asking = True
-            return [Initiate(self.session, self._round)]
+            return [Initiate(self.session, self._patience.round)]
         if self._ask or (self.phase is Phase.VERIFYING and now >= self._poll_at):
             self._asking, self._ask = True, False
             self._stored_since_ask.clear()
-            return [AskStatus(self.session, self._round)]
+            return [AskStatus(self.session, self._patience.round)]
         return list(self._sends()) if self.phase is Phase.SENDING else []
 
     # What the driver tells
@@ -228,6 +225,7 @@ class Machine:
         self._missing.remove(start, stop)
         self._stored_since_ask.append((start, stop))
         self._size.took(stop - start, event.seconds)
+        self._contested = 0
         if self._missing.total < self._lowest:
             self._progress()
         if event.status != "incomplete":
@@ -251,11 +249,10 @@ class Machine:
         if found.action == "new-session" and not self._renewed:
             self._renew()
         elif found.name == "chunk-in-progress" and isinstance(request, Send):
-            self._busy[request.chunk] = now + _seconds(found.retry_after, _BUSY_SECONDS)
-            self._backwards = not self._backwards
+            self._elsewhere(request.chunk, found, now)
         elif found.action == "wait" and (found.name != "storage-full" or self._rules.wait_when_full):
             self._ask_again(request)
-            self._hold(request, found.retry_after, now)
+            self._patience.hold(request.round, found.retry_after, now)
         elif found.action == "wait":
             self._giving_up = found
         elif found.action == "smaller-chunks":
@@ -294,38 +291,21 @@ class Machine:
 
     def _progress(self) -> None:
         self._lowest = self._missing.total
-        self._failures = self._waits = 0
         self._giving_up = None
-        if self._backing_off:
-            self._backing_off, self._not_before = False, 0.0
+        self._patience.progress()
 
     def _failed(
         self, request: Request, error: ChunkyError, retry_after: float | None, now: float, *, back_off: bool = True
     ) -> None:
-        if request.round != self._round:
-            return
-        self._round += 1
-        self._failures += 1
-        self.error = error
-        if self._failures >= self._rules.attempts:
-            self._giving_up = _used_up(error, self._failures)
-        elif back_off:
-            ceiling = min(self._rules.max_wait, self._rules.base * 2.0 ** (self._failures - 1))
-            self._wait_until(now + max(self._random() * ceiling, _seconds(retry_after, 0.0)))
-            self._backing_off = retry_after is None
+        if self._patience.failed(request.round, error, retry_after, now, back_off=back_off):
+            self.error = error
 
-    def _hold(self, request: Request, retry_after: float | None, now: float) -> None:
-        if request.round != self._round:
-            return
-        self._round += 1
-        self._waits += 1
-        ceiling = min(self._rules.max_wait, self._rules.base * 2.0 ** min(self._waits - 1, 30))
-        delay = _seconds(retry_after, ceiling * (0.5 + self._random() / 2))
-        self._wait_until(now + delay * (1 + self._random() / 10))  # not all waiting clients in the same moment
-        self._backing_off = False
-
-    def _wait_until(self, moment: float) -> None:
-        self._not_before = max(self._not_before, moment)
+    def _elsewhere(self, chunk: Range, found: Problem, now: float) -> None:
+        self._contested += 1
+        least = _BUSY_SECONDS if found.retry_after is None else found.retry_after
+        self._busy[chunk] = now + max(least, min(_BUSY_MOST, 0.25 * self._contested))
+        self._size.contested(chunk[1] - chunk[0])
+        self._backwards = not self._backwards
 
     def _look_at_busy(self, now: float) -> None:
         over = [chunk for chunk, until in self._busy.items() if until <= now]
@@ -340,7 +320,7 @@ class Machine:
             if chunk is None:
                 break
             self._sending.add(chunk)
-            sends.append(Send(self.session, self._round, chunk))
+            sends.append(Send(self.session, self._patience.round, chunk))
         return sends
 
     def _next_chunk(self) -> Range | None:
@@ -354,16 +334,3 @@ class Machine:
             if free:
                 return free[0][0], min(free[0][1], free[0][0] + length)
         return None
-
-
-def _seconds(retry_after: float | None, otherwise: float) -> float:
-    return otherwise if retry_after is None else max(retry_after, 0.0)
-
-
-def _used_up(error: ChunkyError, failures: int) -> Unreachable:
-    given_up = Unreachable(
-        f"{error.what}; {failures} attempts in a row without progress",
-        mend="What is stored stays stored: the same upload goes on from there.",
-    )
-    given_up.__cause__ = error
-    return given_up

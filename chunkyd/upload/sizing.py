@@ -13,18 +13,18 @@ _FAST, _TARGET, _SLOW = 2.0, 4.0, 8.0  # seconds for a chunk
 
 
 class ChunkSize:
-    """The size of the next chunk. `fixed`: what the user asked for; only a server's limit makes it smaller."""
+    """The size of the next chunk. `fixed`: what the user asked for; only a limit or another client makes it smaller."""
 
     def __init__(self, fixed: int | None) -> None:
         self._fixed = fixed
         self._most = fixed or _MOST
         self._size = fixed or _FIRST
+        self._calm = 0  # above 0: no larger than this, because others send parts of the same file
 
     def next(self, remaining: int, connections: int) -> int:
         """The size for a chunk where `remaining` bytes are free to send."""
-        if self._fixed is not None:
-            return self._size
-        return min(self._size, max(_SHARE, -(-remaining // connections)))
+        size = min(self._size, self._calm) if self._calm else self._size
+        return size if self._fixed is not None else min(size, max(_SHARE, -(-remaining // connections)))
 
     def learn(self, most: int | None, advice: int | None) -> None:
         """What the server says at the beginning: its limit and its advice."""
@@ -41,6 +41,7 @@ class ChunkSize:
 
     def took(self, length: int, seconds: float) -> None:
         """A chunk of this length was stored in this time."""
+        self._calm = self._calm * 2 if self._calm * 2 < self._size else 0
         if self._fixed is not None or length < self._size:
             return
         if seconds < _FAST:
@@ -52,3 +53,7 @@ class ChunkSize:
         """A chunk did not arrive: on a link that breaks all the time only chunks shorter than its good spells do."""
         if self._fixed is None and length >= self._size:
             self._size = max(self._size // 2, min(MIN_CHUNK_BYTES, self._most))
+
+    def contested(self, length: int) -> None:
+        """Somebody else sends a part of this chunk: smaller pieces find out which, and cost less where refused."""
+        self._calm = max(min(length, self._size) // 2, min(MIN_CHUNK_BYTES, self._most))

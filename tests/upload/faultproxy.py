@@ -29,7 +29,7 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Stall:
-    """Forward so many bytes of the body, then nothing any more until the proxy ends."""
+    """Forward so many bytes of the body, then nothing any more until the client goes away."""
 
     after: int = 0
 
@@ -169,7 +169,7 @@ class FaultProxy:
             _reset(server)
             return False
         if isinstance(fault, Stall):
-            self._ended.wait(120)
+            self._swallow_rest(from_client)
             return False
         return self._answer_back(fault, client, from_server)
 
@@ -183,6 +183,10 @@ class FaultProxy:
             with contextlib.suppress(TimeoutError):
                 if not client.recv(1000):
                     return
+
+    def _swallow_rest(self, from_client) -> None:
+        while not self._ended.is_set() and from_client.read1(65536):
+            pass
 
     def _answer_back(self, fault: Fault | None, client: socket.socket, from_server) -> bool:
         head = _head(from_server)
