@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -15,8 +16,13 @@ import pytest
 
 from chunkyd.cli import ctl_common
 from chunkyd.cli.chunkyctl import main
+from chunkyd.clock import ManualClock
 from chunkyd.control.base import Held, Notice, ReloadOutcome, Selection
 from chunkyd.control.server import ControlServer
+from chunkyd.files import Fingerprint
+from chunkyd.jobs.job import Change
+from chunkyd.jobs.opening import open_tables
+from chunkyd.jobs.queue import Queue
 from tests.control.fake import FakeBackend, job
 
 Run = Callable[..., tuple[int, str, str]]
@@ -192,6 +198,79 @@ def test_the_socket_comes_from_the_configuration(
     config.write_text("folder: x\n")
     assert run("status", to=("--config", str(config)))[0] == 78
     assert run("status", to=("--config", str(tmp_path / "none.yaml")))[0] == 78
+
+
+@pytest.fixture
+def configured(short_folder: Path, path: str) -> tuple[str, ...]:
+    """Options that name a configuration with a job table: two queued jobs of a daemon that is not running."""
+    config = short_folder / "config.yaml"
+    document = {
+        "server": {"url": "http://127.0.0.1:1"},
+        "state_dir": str(short_folder / "state"),
+        "folders": [{"path": str(short_folder / "watched"), "name": "footage"}],
+        "control": {"socket": path},
+    }
+    config.write_text(json.dumps(document))
+    clock = ManualClock()
+    with contextlib.closing(
+        Queue(open_tables(str(short_folder / "state" / "jobs.sqlite3"), clock).tables, clock)
+    ) as queue:
+        versions = [(b"one", 10), (b"tw\xffo", 20), (b"gone", 30)]
+        queue.offer([Change("footage", name, Fingerprint(1, size, size, size, size)) for name, size in versions])
+        queue.cancel((3,))
+    return ("--config", str(config))
+
+
+def test_list_and_history_work_without_a_daemon(run: Run, configured: tuple[str, ...]):
+    """The same shapes, from the job table, with a note on stderr that says so."""
+    code, out, err = run("list", "--json", to=configured)
+    assert code == 0
+    assert [(each["id"], each["path"], each["state"]) for each in json.loads(out)["jobs"]] == [
+        (1, "one", "queued"),
+        (2, "tw\\xffo", "queued"),
+    ]
+    assert "is not running" in err
+    assert "job table" in err
+    assert run("list", "--state", "failed", to=configured)[1] == "nothing to do\n"
+    code, out, _ = run("list", "--limit", "1", "--after", "1", "--json", to=configured)
+    assert [each["id"] for each in json.loads(out)["jobs"]] == [2]
+    code, out, _ = run("history", "--json", to=configured)
+    assert [(each["id"], each["state"], each["size"]) for each in json.loads(out)["jobs"]] == [(3, "cancelled", 30)]
+
+
+def test_offline_reading_changes_nothing(run: Run, configured: tuple[str, ...], short_folder: Path):
+    """Not a byte of the state folder is written, and no file is left there."""
+
+    def picture() -> dict[str, tuple[bytes, int]]:
+        return {each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in (short_folder / "state").iterdir()}
+
+    before = picture()
+    assert run("list", to=configured)[0] == 0
+    assert picture() == before
+
+
+def test_wrong_names_are_wrong_use_offline_too(run: Run, configured: tuple[str, ...]):
+    """An unknown folder or state is exit code 2, with those there are."""
+    code, _, err = run("list", "--folder", "x", to=configured)
+    assert (code, "footage" in err) == (2, True)
+    code, _, err = run("list", "--state", "x", to=configured)
+    assert (code, "queued" in err) == (2, True)
+
+
+def test_another_daemons_table_is_never_shown(run: Run, configured: tuple[str, ...], short_folder: Path):
+    """A socket given by hand that is not the configuration's: exit code 69, and nothing of the wrong daemon."""
+    code, out, err = run("list", to=(*configured, "--socket", str(short_folder / "other.sock")))
+    assert (code, out) == (69, "")
+    assert "another socket" in err
+
+
+def test_no_daemon_and_no_table_is_exit_code_69(run: Run, configured: tuple[str, ...], short_folder: Path):
+    """It says both."""
+    os.unlink(short_folder / "state" / "jobs.sqlite3")
+    code, out, err = run("history", to=configured)
+    assert (code, out) == (69, "")
+    assert "is not running" in err
+    assert "no job table" in err
 
 
 def test_without_a_configuration_the_usual_socket_is_tried(
