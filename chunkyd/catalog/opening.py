@@ -14,6 +14,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 
 from chunkyd.catalog.database import CatalogDatabase, Row, primary_code
 from chunkyd.catalog.schema import MIGRATIONS
@@ -76,20 +77,20 @@ def _readable(damaged: str, statement: str) -> list[Row]:
     return rows
 
 
-def migrate(database: CatalogDatabase) -> None:
+def migrate(database: CatalogDatabase, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
     """Bring the tables to this program's version; a backup is made first, of a file that holds something."""
     version = _version(database)
-    if version > len(MIGRATIONS):
+    if version > len(migrations):
         raise StateError(
-            f"the catalog {database.path} has version {version}; this program knows {len(MIGRATIONS)}",
+            f"the catalog {database.path} has version {version}; this program knows {len(migrations)}",
             mend="install the newer chunky-server again, or restore the backup beside the catalog",
         )
-    if 0 < version < len(MIGRATIONS):
+    if 0 < version < len(migrations):
         _back_up(database, version)
-    for number in range(version, len(MIGRATIONS)):
+    for number in range(version, len(migrations)):
         with database.writing():
             if _version(database) == number:  # else another process was faster
-                for statement in MIGRATIONS[number]:
+                for statement in migrations[number]:
                     database.change(statement)
                 database.change(f"PRAGMA user_version = {number + 1}")
 

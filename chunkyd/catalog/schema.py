@@ -29,7 +29,7 @@ SESSIONS = (
     "CREATE UNIQUE INDEX session_idempotency ON session (idempotency) WHERE idempotency IS NOT NULL",
     "CREATE INDEX session_user ON session (user, sequence)",
     "CREATE INDEX session_due ON session (expires_at, sequence)",
-    f"CREATE INDEX session_active ON session (user, total_bytes) WHERE {ACTIVE}",
+    f"CREATE INDEX session_active ON session (user, total_bytes, state) WHERE {ACTIVE}",
     """CREATE TABLE stored (
         sequence INTEGER NOT NULL,
         start INTEGER NOT NULL,
@@ -60,7 +60,7 @@ USERS = (
         created REAL NOT NULL,
         note TEXT NOT NULL
     ) WITHOUT ROWID""",
-    "CREATE INDEX token_user ON token (user)",
+    "CREATE INDEX token_user ON token (user, created, token_id)",
 )
 PROBE = ("CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)", "INSERT INTO probe VALUES (1, 0)")
 

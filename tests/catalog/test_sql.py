@@ -1,0 +1,367 @@
+"""What only a database can do to a catalog: full disks, damage, other processes, old and new schemas, many rows."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chunkyd.catalog.base import Catalog, SessionState, StoredRange, TokenRecord
+from chunkyd.catalog.database import CatalogDatabase
+from chunkyd.catalog.opening import migrate
+from chunkyd.catalog.schema import MIGRATIONS
+from chunkyd.catalog.sql import SqlCatalog
+from chunkyd.errors import StateError, StorageFull
+from chunkyd.protocol.paths import Target
+from chunkyd.protocol.ranges import RangeSet
+from tests.catalog.helpers import HASH, file, session
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite3"
+
+
+def use_everything(catalog: Catalog) -> None:
+    """Call every method of the contract once at least."""
+    catalog.add_user("ann", 1.0)
+    catalog.add_token(TokenRecord("t1", "ann", b"d" * 32, 1.0))
+    catalog.add_session(session("one", idempotency=b"k"))
+    catalog.add_session(session("two"))
+    catalog.record_stored([StoredRange("one", 0, 10, 600.0), StoredRange("one", 5, 30, 600.0)])
+    catalog.record_stored([StoredRange("one", 20, 40, 600.0)])
+    catalog.stored("one")
+    catalog.session("one")
+    list(catalog.sessions())
+    list(catalog.sessions(user="ann"))
+    catalog.due(600.0, 10)
+    catalog.move("one", [SessionState.RECEIVING], SessionState.PUBLISHING, inode=1)
+    catalog.complete("one", file())
+    catalog.expire("two", 900.0)
+    catalog.end("two")
+    catalog.file(Target("ann", b"a/x"))
+    catalog.versions("ann", HASH, 1000)
+    catalog.newest_sequence_in_the_way(Target("ann", b"a/x"))
+    list(catalog.files())
+    list(catalog.files("ann"))
+    catalog.usage("ann")
+    catalog.remove_file(Target("ann", b"a/x"))
+    catalog.users()
+    catalog.tokens()
+    catalog.tokens("ann")
+    catalog.token_user(b"d" * 32)
+    catalog.revoke_token("t1")
+    catalog.remove_user("ann")
+    catalog.probe()
+
+
+class TestPlans:
+    """No question looks at every row."""
+
+    def test_every_statement_uses_an_index(self, sql: SqlCatalog, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Every statement of the catalog finds its rows by an index and sorts nothing; the exceptions are named."""
+        with caplog.at_level(logging.DEBUG, logger="peewee"):
+            use_everything(sql)
+        statements = {record.msg[0]: record.msg[1] for record in caplog.records if record.name == "peewee"}
+        asked = {text: given for text, given in statements.items() if text.startswith(("SELECT", "UPDATE", "DELETE"))}
+        assert len(asked) > 20
+        small = ("FROM user ", "FROM token ORDER", "UPDATE probe")  # a handful of rows, all of them wanted
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            for statement, given in asked.items():
+                plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
+                slow = [step for step in plan if step.startswith("SCAN") or "TEMP B-TREE" in step]
+                assert not slow or any(part in statement for part in small), (statement, plan)
+
+    def test_usage_reads_its_index_alone(self, sql: SqlCatalog, path: Path) -> None:
+        """The sum over a user's unfinished sessions touches no other session and no table row."""
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            statement = (
+                "EXPLAIN QUERY PLAN SELECT total_bytes FROM session WHERE user = 'ann'"
+                " AND state IN ('receiving', 'copying', 'publishing')"
+            )
+            assert "COVERING INDEX session_active" in connection.execute(statement).fetchone()[3]
+
+
+class TestOthers:
+    """Other threads, other processes."""
+
+    def test_readers_do_not_wait(self, sql: SqlCatalog) -> None:
+        """While one thread is in the middle of a change, another reads what was there before."""
+        sql.add_session(session())
+        database = sql._database
+        found: list[object] = []
+        with database.writing():
+            database.change("UPDATE session SET user = 'changed'")
+            reader = threading.Thread(target=lambda: found.append(sql.session("one")))
+            reader.start()
+            reader.join(10)
+        assert found == [session(sequence=1)]
+
+    def test_a_writer_waits_for_another_process(self, sql: SqlCatalog, path: Path) -> None:
+        """A command that adds a user beside a busy server waits for its turn and succeeds."""
+        with contextlib.closing(SqlCatalog(str(path))) as other:
+            holding = threading.Event()
+            release = threading.Event()
+
+            def hold() -> None:
+                with other._database.writing():
+                    holding.set()
+                    release.wait(10)
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            holding.wait(10)
+            writer = threading.Thread(target=lambda: sql.add_user("ann", 1.0))
+            writer.start()
+            release.set()
+            writer.join(10)
+            holder.join(10)
+            assert other.users() == ["ann"]
+
+    def test_many_processes_open_at_once(self, path: Path) -> None:
+        """Processes that find no catalog and make one at the same moment all end with the same one."""
+        code = (
+            "import sys; from chunkyd.catalog.sql import SqlCatalog;"
+            "c = SqlCatalog(sys.argv[1]); c.add_user(sys.argv[2], 1.0); c.close()"
+        )
+        running = [subprocess.Popen([sys.executable, "-c", code, str(path), f"user{number}"]) for number in range(4)]
+        assert [process.wait(60) for process in running] == [0] * 4
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            assert catalog.users() == [f"user{number}" for number in range(4)]
+
+    def test_killed_after_a_commit(self, path: Path) -> None:
+        """What a method had returned from is there after a kill; what it was in the middle of is whole or absent."""
+        code = (
+            "import sys; from chunkyd.catalog.sql import SqlCatalog; from chunkyd.catalog.base import StoredRange\n"
+            "from tests.catalog.helpers import session\n"
+            "c = SqlCatalog(sys.argv[1]); c.add_session(session(total_bytes=10**9))\n"
+            "for n in range(10**6):\n"
+            "    c.record_stored([StoredRange('one', 3 * n, 3 * n + 2, 600.0 + n)]); print(n, flush=True)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        last = -1
+        for line in process.stdout:
+            last = int(line)
+            if last == 50:
+                process.send_signal(signal.SIGKILL)
+        process.wait()
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            stored = catalog.stored("one")
+            found = catalog.session("one")
+        assert stored == [(3 * n, 3 * n + 2) for n in range(len(stored))]
+        assert len(stored) in (last + 1, last + 2)
+        assert found is not None
+        assert found.expires_at == 600.0 + len(stored) - 1
+
+    def test_a_closed_catalog(self, path: Path) -> None:
+        """Close reaches the connections of all threads, leaves one file, and a late call is a StateError."""
+        catalog = SqlCatalog(str(path))
+        worker = threading.Thread(target=lambda: catalog.add_user("ann", 1.0))
+        worker.start()
+        worker.join()
+        catalog.close()
+        catalog.close()
+        assert os.listdir(path.parent) == [path.name]
+
+    def test_nobody_else_reads_it(self, sql: SqlCatalog, path: Path) -> None:
+        """The catalog, its log and its shared memory are for the owner's eyes: digests of tokens are in them."""
+        sql.add_user("ann", 1.0)
+        modes = {name: (path.parent / name).stat().st_mode & 0o777 for name in os.listdir(path.parent)}
+        assert len(modes) == 3
+        assert set(modes.values()) == {0o600}
+
+
+class TestFull:
+    """A full disk."""
+
+    @pytest.fixture
+    def mount(self, tmp_path: Path) -> Iterator[Path]:
+        folder = tmp_path / "small"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+        made = subprocess.run(command, check=False, capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"a small tmpfs cannot be mounted here: {made.stderr.strip()}")
+        yield folder
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+    def test_full_and_room_again(self, mount: Path) -> None:
+        """Without room every change is StorageFull and changes nothing, reading goes on, and room heals it."""
+        with contextlib.closing(SqlCatalog(str(mount / "catalog.sqlite3"))) as catalog:
+            first = catalog.add_session(session("first"))
+            catalog.record_stored([StoredRange("first", 0, 10, 600.0)])
+            (mount / "filler").write_bytes(bytes(_room(mount)))
+            done = 0
+            with pytest.raises(StorageFull):
+                for number in range(5000):
+                    catalog.add_session(session(f"s{number}", target=b"x" * 4000))
+                    done += 1
+            for change in (
+                lambda: catalog.record_stored([StoredRange("first", n, n + 1, 900.0) for n in range(20, 9999, 2)]),
+                lambda: catalog.complete("first", file(b"y" * 4000)),
+            ):
+                with pytest.raises(StorageFull):
+                    for _ in range(5000):
+                        change()
+                        catalog.add_session(session(f"more{_}", target=b"x" * 4000))
+            os.truncate(mount / "filler", 0)
+            catalog.probe()
+            catalog.add_session(session("after"))
+            found = {record.session_id for record in catalog.sessions()}
+            assert {f"s{number}" for number in range(done)} < found
+            assert f"s{done}" not in found
+            still = catalog.session("first")
+            assert still is not None
+            assert still.sequence == first.sequence
+            with contextlib.closing(sqlite3.connect(mount / "catalog.sqlite3")) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+    def test_no_room_to_open(self, mount: Path) -> None:
+        """A catalog that cannot even be made says that there is no room, and can be made when there is."""
+        (mount / "filler").write_bytes(bytes(_room(mount)))
+        with pytest.raises(StorageFull):
+            SqlCatalog(str(mount / "catalog.sqlite3"))
+        os.truncate(mount / "filler", 0)
+        with contextlib.closing(SqlCatalog(str(mount / "catalog.sqlite3"))) as catalog:
+            use_everything(catalog)
+
+
+def _room(mount: Path) -> int:
+    found = os.statvfs(mount)
+    return found.f_bavail * found.f_frsize
+
+
+class TestDamage:
+    """Files that are no catalog any more."""
+
+    def fill(self, path: Path) -> None:
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            catalog.add_user("ann", 1.0)
+            catalog.add_token(TokenRecord("t1", "ann", b"d" * 32, 1.0))
+            for number in range(500):
+                catalog.put_file(file(b"%d" % number * 50))
+
+    def spoil(self, path: Path) -> None:
+        """Overwrite the pages of the table of files."""
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            size = connection.execute("PRAGMA page_size").fetchone()[0]
+            (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'file'").fetchone()
+        with open(path, "r+b") as raw:
+            raw.seek((root - 1) * size)
+            raw.write(b"\xa5" * size)
+
+    def test_beside_a_server(self, path: Path) -> None:
+        """A command meets damage as a StateError, and leaves the file where the server has it open."""
+        self.fill(path)
+        self.spoil(path)
+        before = path.read_bytes()
+        with contextlib.closing(SqlCatalog(str(path))) as catalog, pytest.raises(StateError, match="damaged"):
+            list(catalog.files())
+        assert path.read_bytes() == before
+        path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
+        with pytest.raises(StateError, match="damaged"):
+            SqlCatalog(str(path))
+        assert os.listdir(path.parent) == [path.name]
+
+    def test_the_owner_begins_anew(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The owner moves a damaged catalog aside, says so, saves users and tokens, and begins with no file known."""
+        self.fill(path)
+        self.spoil(path)
+        damaged = path.read_bytes()
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as catalog:
+            assert catalog.lost is not None
+            assert Path(catalog.lost).read_bytes() == damaged
+            assert catalog.token_user(b"d" * 32) == "ann"
+            assert list(catalog.files()) == []
+            catalog.remove_user("ann")
+            use_everything(catalog)
+        assert catalog.lost in caplog.text
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as again:
+            assert again.lost is None
+
+    @pytest.mark.parametrize("content", [b"not a database at all" * 1000, b"\0" * 8192, b"SQLite format 3\0" * 300])
+    def test_garbage(self, path: Path, content: bytes) -> None:
+        """Whatever the file holds, the owner comes up with an empty catalog and keeps the garbage for inspection."""
+        path.write_bytes(content)
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as catalog:
+            assert catalog.lost is not None
+            assert Path(catalog.lost).read_bytes() == content
+            use_everything(catalog)
+
+    def test_a_sound_one_is_left_alone(self, path: Path) -> None:
+        """An owner that finds nothing wrong moves nothing aside, not even after a kill left a log behind."""
+        self.fill(path)
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as catalog:
+            assert catalog.lost is None
+            assert len(list(catalog.files())) == 500
+
+
+class TestSchema:
+    """Older and newer programs."""
+
+    def test_a_newer_one_is_refused(self, path: Path) -> None:
+        """A catalog of a newer program is refused with both versions named, by owner and by others, and untouched."""
+        SqlCatalog(str(path)).close()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        for owner in (True, False):
+            with pytest.raises(StateError, match="version 99; this program knows 1"):
+                SqlCatalog(str(path), owner=owner)
+        assert os.listdir(path.parent) == [path.name]
+
+    def test_an_older_one_is_migrated(self, path: Path) -> None:
+        """A migration keeps what was there, and a backup of the old state is beside it first."""
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            catalog.add_user("ann", 1.0)
+        newer = (*MIGRATIONS, ("ALTER TABLE user ADD COLUMN note TEXT", "UPDATE user SET note = 'moved'"))
+        database = CatalogDatabase(str(path))
+        migrate(database, newer)
+        migrate(database, newer)
+        assert database.rows("SELECT name, note FROM user") == [("ann", "moved")]
+        database.close()
+        backup = path.with_name(f"{path.name}.version-1")
+        with contextlib.closing(SqlCatalog(str(backup))) as old:
+            assert old.users() == ["ann"]
+
+    def test_a_failed_migration_changes_nothing(self, path: Path) -> None:
+        """A migration is one transaction: when its last statement fails, its first has not happened."""
+        SqlCatalog(str(path)).close()
+        database = CatalogDatabase(str(path))
+        with pytest.raises(StateError):
+            migrate(database, (*MIGRATIONS, ("ALTER TABLE user ADD COLUMN note TEXT", "no SQL at all")))
+        assert database.rows("PRAGMA user_version") == [(1,)]
+        database.close()
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            use_everything(catalog)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), min_size=1, max_size=4), min_size=1, max_size=12
+    )
+)
+def test_ranges_merge_as_a_set_does(sql: SqlCatalog, batches: list[list[tuple[int, int]]]) -> None:
+    """Whatever batches are recorded, in whatever order, the ranges are those of the set of their bytes."""
+    sql.end("one")
+    sql.add_session(session())
+    expected = RangeSet()
+    for batch in batches:
+        sql.record_stored([StoredRange("one", start, start + length, 600.0) for start, length in batch])
+        for start, length in batch:
+            expected.add(start, start + length)
+        assert sql.stored("one") == list(expected)
