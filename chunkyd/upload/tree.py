@@ -43,8 +43,11 @@ def gather(
     published: dict[bytes, bytes] = {}
     for each in _all(paths, recursive, name, prefix):
         if isinstance(each, Found):
-            other = published.setdefault(each.path, each.source)
-            if other != each.source:
+            other = published.get(each.path)
+            if other == each.source:
+                continue
+            published[each.path] = each.source
+            if other is not None:
                 raise UsageError(
                     f"{readable(other)} and {readable(each.source)} would both be published as {readable(each.path)}",
                     mend="Send them one by one, with --name.",
