@@ -134,6 +134,14 @@ class Storage(Protocol):
         """
         ...
 
+    def finish(self, target: Target, inode: int) -> Fingerprint | None:
+        """After a crash, where the partial is gone: make the publication durable, if this inode stands there.
+
+        A process that died between the rename and the sync of the folders leaves a file that everybody sees and a
+        power cut can take back. The fingerprint; None where another file stands there by now, or none.
+        """
+        ...
+
     def published(self, target: Target) -> Fingerprint | None:
         """The fingerprint of the regular file at the target; None where there is none (or a link, or a folder)."""
         ...

@@ -143,6 +143,10 @@ class DiskStorage:
         """See the contract."""
         return self._tree.publish(session_name(session_id).encode("ascii"), target, keep_old=keep_old)
 
+    def finish(self, target: Target, inode: int) -> Fingerprint | None:
+        """See the contract."""
+        return self._tree.finish(target, inode)
+
     def published(self, target: Target) -> Fingerprint | None:
         """See the contract."""
         return self._tree.status(target)

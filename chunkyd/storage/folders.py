@@ -47,11 +47,11 @@ class Walk:
         """Back to the folder above: only where this walk came from there."""
         self.down(b"..")
 
-    def along(self, names: Sequence[bytes]) -> bool:
+    def along(self, names: Sequence[bytes], entering: Callable[[int, int], None] | None = None) -> bool:
         """Down all of these names; False where they lead to no folder, and the walk stays on the way."""
         try:
             for name in names:
-                self.down(name)
+                self.down(name, entering)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True

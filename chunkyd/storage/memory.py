@@ -183,6 +183,11 @@ class MemoryStorage:
         below = target.path + b"/"
         return any(found.user == target.user and found.path.startswith(below) for found in self._files)
 
+    def finish(self, target: Target, inode: int) -> Fingerprint | None:
+        """See the contract."""
+        found = self.published(target)
+        return found if found is not None and found.inode == inode else None
+
     def published(self, target: Target) -> Fingerprint | None:
         """See the contract."""
         blob = self._published(target)

@@ -39,6 +39,19 @@ class Tree:
         placing.clean()
         return fingerprint(published)
 
+    def finish(self, target: Target, inode: int) -> Fingerprint | None:
+        """See `Storage.finish`."""
+        *names, name = _names(target)
+        with contextlib.closing(Walk(self._files)) as walk:
+            with self._lock:
+                if not walk.along(names, self._durable.ensure):
+                    return None
+                found = status(name, walk.folder)
+            if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
+                return None
+            os.fsync(walk.folder)
+        return fingerprint(found)
+
     @contextlib.contextmanager
     def _found(self, target: Target) -> Iterator[tuple[int, bytes] | None]:
         """The folder and name of the regular file at the target, or None."""

@@ -252,6 +252,14 @@ class PublishContract:
             assert not storage.clone(target, upload(storage, b"x"))
         assert storage.published(Target("nobody", b"a/b")) is None
 
+    def test_finish(self, storage: Storage) -> None:
+        """After a crash behind the rename the file is found by its inode; another file, a folder, or none is not."""
+        found = publish(storage, b"a/x", b"new")
+        assert storage.finish(Target("ann", b"a/x"), found.inode) == found
+        assert storage.finish(Target("ann", b"a/x"), found.inode + 1) is None
+        for path in (b"a", b"a/y", b"b/x", b"a/x/y"):
+            assert storage.finish(Target("ann", path), found.inode) is None
+
     def test_set_attributes(self, storage: Storage) -> None:
         """Time and mode change without the content, and the fingerprint returned is the one found afterwards."""
         before = publish(storage, b"x", b"hello")

@@ -70,9 +70,10 @@ def test_a_crash_at_every_step(data_dir: Path, case: str, keep_old: bool) -> Non
             assert content_of(storage, path) in (before.get(path), b"new")
             if storage.inode(session_id) is not None:
                 storage.publish(session_id, target, keep_old=keep_old)
-            found = storage.published(target)
+            assert inode is not None
+            found = storage.finish(target, inode)
             assert found is not None
-            assert found.inode == inode
+            assert found == storage.published(target)
             assert everything(storage) == _expected(path, before, keep_old), f"after step {step}"
             assert os.listdir(folder / "partial") == []
         step += 1
