@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TEST_STAMP := $(VENV)/installed-test
+# What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
+TEST_PACKAGES := rsync systemd util-linux mount
 
-.PHONY: run test check clean
+.PHONY: run test check clean packages
 
 run: $(STAMP)
-	$(BIN)/chunkyd quickstart ./outbox
+	@$(BIN)/chunkyd quickstart ./outbox
 
-test: $(STAMP) check
+test: packages $(TEST_STAMP) check
 	$(BIN)/python -m pytest
 
-check: $(STAMP)
+check: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -21,7 +24,27 @@ check: $(STAMP)
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(STAMP): setup.py
+packages:
+	@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(TEST_PACKAGES) 2>/dev/null | \
+		awk '$$1 == "installed" {print $$2}' | sort > .packages; \
+		printf '%s\n' $(TEST_PACKAGES) | sort | comm -23 - .packages | xargs; rm -f .packages); \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		else echo "some tests need: apt-get install $$missing"; fi; \
+	fi
+
+# A fresh Debian has Python without venv.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends python3-venv; } || \
+		{ echo "Python has no venv here: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): setup.py $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $(STAMP)
+
+$(TEST_STAMP): setup.py $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $(STAMP)
+	@touch $(STAMP) $(TEST_STAMP)
