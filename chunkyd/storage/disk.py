@@ -195,7 +195,9 @@ class DiskStorage:
                         os.unlink(_PROBE, dir_fd=self._partials)
 
     def close(self) -> None:
-        """See the contract."""
+        """See the contract. A late call fails: the descriptors' numbers may be other files' by then."""
+        self._partials = -1
+        self._tree = Tree(-1, -1)
         self._held.close()
 
 

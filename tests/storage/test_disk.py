@@ -265,6 +265,21 @@ class TestOwner:
             assert list(again.partials()) == [session_id]
             assert os.listdir(data_dir / "partial") == [session_id]
 
+    def test_late_calls(self, disk: DiskStorage) -> None:
+        """After close no call reaches a folder, whatever files the numbers of its descriptors belong to by then."""
+        publish(disk, b"x", b"published")
+        session_id = upload(disk, b"partial")
+        disk.close()
+        for call in (
+            lambda: disk.create("one", 1),
+            lambda: disk.open(session_id),
+            lambda: disk.publish(session_id, Target("ann", b"y"), keep_old=False),
+            lambda: disk.published(Target("ann", b"x")),
+            disk.free_bytes,
+        ):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                call()
+
     def test_two_file_systems(self, data_dir: Path, small_disk: SmallDisk) -> None:
         """Partials and published files on different file systems are refused at once, not at the first upload."""
         data_dir.mkdir()
