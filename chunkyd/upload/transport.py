@@ -6,9 +6,12 @@ machine only where that was allowed; proxies count only where one was configured
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import os
+import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -95,6 +98,8 @@ class Client:
         self._proxies = {"all": proxy} if proxy else {}
         self._adapter = _Adapter(pool_connections=4, pool_maxsize=_CONNECTIONS)
         self._watchdog = Watchdog(self._clock)
+        self._guard = threading.Lock()
+        self._ending: set[str] = set()
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,6 +154,19 @@ class Client:
                 raise
             return False
         return True
+
+    @contextlib.contextmanager
+    def ending(self, session_id: str) -> Iterator[bool]:
+        """Whether the caller is the one to end this session: uploads side by side do not do it for one another."""
+        with self._guard:
+            mine = session_id not in self._ending
+            self._ending.add(session_id)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with self._guard:
+                    self._ending.discard(session_id)
 
     def limits(self) -> LimitsReply:
         """What this server takes."""

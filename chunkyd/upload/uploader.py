@@ -176,8 +176,9 @@ class Uploader:
                 memory.forget(self._key, run.session_id, rehash=True)
             raise
         assignment.source.check()
-        memory.completed(self._key)
-        self._end(run.session_id, assignment.file_hash, memory)
+        with self._client.ending(run.session_id):
+            memory.completed(self._key)
+            self._end(run.session_id, assignment.file_hash, memory)
         return run
 
     # The file's hash
@@ -226,8 +227,9 @@ class Uploader:
     def _end_leftovers(self, memory: Memory) -> None:
         for session_id, file_hash in memory.endings(self._key.url):
             self._control.check()
-            if not self._end(session_id, file_hash, memory):
-                return
+            with self._client.ending(session_id) as mine:
+                if mine and not self._end(session_id, file_hash, memory):
+                    return
 
     # Progress
 

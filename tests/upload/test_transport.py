@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -369,3 +371,65 @@ def test_the_environments_proxies_and_netrc_do_not_count(peer, monkeypatch: pyte
     proxied.ready()
     assert heads[1].startswith(b"GET http://files.example.org/readyz ")
     proxied.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, made on the spot."""
+    key, made = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {made}".split(),
+        check=True,
+        capture_output=True,
+    )
+    return made, key
+
+
+def test_tls_with_a_ca_file_and_without(peer, source: Source, certificate: tuple[Path, Path]) -> None:
+    """A certificate is trusted only by the ca_file; chunks, early refusals and the switch work under TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    arrived = threading.Event()
+
+    def behave(plain: socket.socket) -> None:
+        with context.wrap_socket(plain, server_side=True) as connected:
+            while True:
+                head = read_head(connected)
+                if b"Content-Range: bytes 0-9/" in head:
+                    arrived.set()
+                    threading.Event().wait(20)
+                rest = 0
+                for line in head.split(b"\r\n"):
+                    if line.lower().startswith(b"content-length:"):
+                        rest = int(line.split(b":")[1])
+                rest -= len(head.partition(b"\r\n\r\n")[2])
+                while rest > 0:
+                    rest -= len(connected.recv(1 << 16))
+                reply(connected, 200, b'{"status": "complete"}')
+
+    url = peer(behave).url.replace("http://", "https://")
+    stranger = Client(url)
+    with pytest.raises(NetworkError, match="not trusted"):
+        stranger.ready()
+    stranger.close()
+    client = Client(url, ca_file=str(certificate[0]), token=TOKEN)
+    client.ready()
+    assert send(client, source) == "complete"
+    switch = Switch()
+    outcome: list[BaseException] = []
+
+    def hang() -> None:
+        try:
+            body = Body(source, (0, 10), None, lambda: None, lambda count: None)
+            client.chunk("s", "0" * 64, (0, 10), 10, b"\0\0\0\0", body, switch)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=hang, daemon=True)
+    thread.start()
+    assert arrived.wait(10)
+    switch.pull()
+    thread.join(5)
+    assert [type(error) for error in outcome] == [Interrupted]
+    client.close()
