@@ -28,8 +28,9 @@ _FIRST = (
     " ORDER BY priority DESC, id LIMIT 1"
 )
 _RUNNING_ELSEWHERE = "SELECT id, folder, directory, name FROM jobs WHERE claimed_by IS NOT NULL"
+# "+id": an index for the order of numbers would have to look at every older job.
 _OLDER = (
-    "SELECT id FROM jobs WHERE folder = ? AND {place} AND finished IS NULL AND state != 'failed' AND id < ? LIMIT 1"
+    "SELECT id FROM jobs WHERE folder = ? AND {place} AND finished IS NULL AND state != 'failed' AND +id < ? LIMIT 1"
 )
 _OLDER_HERE = _OLDER.format(place="directory = ? AND name = ?")
 _OLDER_IN = _OLDER.format(place="directory = ?")

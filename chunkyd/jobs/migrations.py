@@ -39,6 +39,7 @@ _FIRST = (
     """CREATE INDEX jobs_open ON jobs (id) WHERE finished IS NULL""",
     """CREATE INDEX jobs_open_folder ON jobs (folder, id) WHERE finished IS NULL""",
     """CREATE INDEX jobs_open_state ON jobs (state, id) WHERE finished IS NULL""",
+    """CREATE INDEX jobs_user_paused ON jobs (id) WHERE finished IS NULL AND user_paused = 1""",
     """CREATE INDEX jobs_due ON jobs (next_attempt) WHERE next_attempt IS NOT NULL""",
     """CREATE INDEX jobs_claimed ON jobs (id) WHERE claimed_by IS NOT NULL""",
     """CREATE INDEX jobs_blocked ON jobs (blocked_by) WHERE blocked_by IS NOT NULL""",

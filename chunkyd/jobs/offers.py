@@ -18,7 +18,7 @@ from chunkyd.jobs.states import Reason, State
 
 _OPEN = (
     "SELECT id, device, inode, size, mtime_ns, ctime_ns, user_paused, arrived, state FROM jobs"
-    " WHERE folder = ? AND directory = ? AND name = ? AND finished IS NULL ORDER BY id"
+    " WHERE folder = ? AND directory = ? AND name = ? AND finished IS NULL"
 )
 _KNOWN = "SELECT device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ? AND name = ?"
 _INSERT = (
@@ -74,9 +74,9 @@ class Offers(Core):
         return same_version(job.fingerprint, found) and bool(self._tables.execute(_BACK, (job.id,)))
 
     def _open_jobs(self, place: tuple[bytes, bytes, bytes]) -> list[_OpenJob]:
+        rows = sorted(self._tables.rows(_OPEN, place))  # by number; SQLite would take the wrong index to sort them
         return [
-            _OpenJob(row[0], fingerprint_of(row[1:6]), row[6], row[7] is None or row[8] == State.FAILED)
-            for row in self._tables.rows(_OPEN, place)
+            _OpenJob(row[0], fingerprint_of(row[1:6]), row[6], row[7] is None or row[8] == State.FAILED) for row in rows
         ]
 
     def _is_known(self, place: tuple[bytes, bytes, bytes], found: Fingerprint, there: list[_OpenJob]) -> bool:
