@@ -30,7 +30,7 @@ packages:
 		printf '%s\n' $(TEST_PACKAGES) | sort | comm -23 - .packages | xargs; rm -f .packages); \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null; \
 		else echo "some tests need: apt-get install $$missing"; fi; \
 	fi
 

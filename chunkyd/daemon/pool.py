@@ -116,7 +116,8 @@ class Pool:
             if hold.next_probe <= self._clock.monotonic():
                 self._begin_once("probe", self._ask, hold.reason)
             return
-        if self._queue.endings(self._probe.url, limit=1):
+        # An upload ends its own session, and what it finds left behind; only an idle daemon has to see to it.
+        if not len(self._live) and self._queue.endings(self._probe.url, limit=1):
             self._begin_once("endings", self._probe.end_sessions)
         if not self._bandwidth.paused:
             self._claim()
