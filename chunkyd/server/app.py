@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from chunkyd.errors import ChunkyError, Problem
+from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol import messages, problems
 from chunkyd.protocol.digests import DIGESTS
 from chunkyd.protocol.problems import problem
@@ -28,6 +28,7 @@ from chunkyd.protocol.times import format_time
 from chunkyd.server.auth import Authority, Proxies, check_open_request
 from chunkyd.server.exchange import Exchange
 from chunkyd.server.headers import Head, Refused, malformed
+from chunkyd.server.ledger import storage_full
 from chunkyd.server.opening import idempotency_digest
 from chunkyd.server.receive import BodyCut
 from chunkyd.server.session import LiveSession
@@ -53,6 +54,7 @@ class Application:
         self._authority = authority
         self._proxies = Proxies(settings.trusted_proxies)
         self._drains: set[asyncio.Task[None]] = set()
+        self._drains_stopped = False
         self.stopping = False
         self.requests = 0  # being answered
         self._routes = Starlette(
@@ -67,6 +69,7 @@ class Application:
             ],
             exception_handlers={HTTPException: _not_routed},
         )
+        self._routes.router.redirect_slashes = False  # clients follow no redirect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its head to its line in the log."""
@@ -81,7 +84,7 @@ class Application:
         finally:
             self.requests -= 1
             exchange.log()
-        if exchange.body_pending:
+        if exchange.body_pending and not self._drains_stopped:
             await self._drain(exchange)
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
@@ -114,6 +117,7 @@ class Application:
 
     def stop_drains(self) -> None:
         """Wait for no refused body any longer."""
+        self._drains_stopped = True
         for task in self._drains:
             task.cancel()
 
@@ -228,6 +232,10 @@ async def _answering(exchange: Exchange, handler: Handler) -> Response:
         return _refused(error)
     except Refused as error:
         return _blank(error.status, error.detail)
+    except StorageFull as error:
+        log.warning("request %s: %s", exchange.request_id, error)
+        exchange.problem = "storage-full"
+        return _refused(storage_full(0, 0))
     except (BodyCut, TimeoutError):
         return _blank(408, "The body did not come.")
     except Exception:

@@ -38,6 +38,7 @@ class Exchange:
         self._send = send
         self._begun = time.monotonic()
         self._body_ended = False
+        self._given_up = False
         self.head = Head(scope["headers"])
         given = self.head.first(HEADER_REQUEST_ID)
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -61,7 +62,11 @@ class Exchange:
 
     async def receive(self) -> Message:
         """The next message from the client, counted."""
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            self._given_up = True  # it stalled, or the server stops: nobody waits for the rest
+            raise
         if message["type"] != "http.request":
             self._body_ended = True
         else:
@@ -102,7 +107,7 @@ class Exchange:
     async def drain(self, most: int) -> None:
         """Read what is left of a body nobody wants, so that the answer is not lost."""
         waits_for_leave = self.head.first("expect") is not None and not self.received
-        if not self.body_pending or waits_for_leave:
+        if not self.body_pending or self._given_up or waits_for_leave:
             return
         spare = most + DRAIN_SPARE_BYTES
         try:

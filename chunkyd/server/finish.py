@@ -16,7 +16,7 @@ from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState
 from chunkyd.errors import ChunkyError
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.problems import problem
-from chunkyd.server.publish import Publisher, SessionLost
+from chunkyd.server.publish import Publisher, SessionLost, Stopped
 from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
@@ -25,6 +25,7 @@ from chunkyd.storage.base import PathConflict, Storage
 
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
+STOP_SECONDS = 2.0
 
 log = logging.getLogger("chunkyd.server")
 
@@ -67,12 +68,13 @@ class Finisher:
 
     async def stop(self) -> None:
         """Let publications under way come to their end, leave everything else to the next start."""
+        self._publisher.stop()
         for session_id, task in self._tasks.items():
             session = self._registry.live.get(session_id)
             if session is None or not session.publishing:
                 task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=3.0)
+            await asyncio.wait(self._tasks.values(), timeout=STOP_SECONDS)
 
     async def _run(self, session: LiveSession) -> None:
         delay = FIRST_RETRY_SECONDS
@@ -82,12 +84,15 @@ class Finisher:
                     await self._finish(session)
                     return
                 except FileNotFoundError:
-                    await self._registry.lose(session)
+                    if not session.gone:
+                        await self._registry.lose(session)
                     return
                 except (ChunkyError, OSError) as error:
                     log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
+        except Stopped:
+            return
         except Exception:
             log.exception("session %.8s: finishing it failed", session.session_id)
         finally:
@@ -105,7 +110,7 @@ class Finisher:
     async def _is_ready(self, session: LiveSession) -> bool:
         """Whether the partial holds the file; where it does not the session has become something else."""
         if session.state is SessionState.COPYING:
-            if await self._threads.hash(self._publisher.copy, session.record):
+            if await self._threads.copy(self._publisher.copy, session.record):
                 session.take_whole()
                 return True
             await self._fall_back(session)

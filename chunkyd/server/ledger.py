@@ -58,7 +58,8 @@ class Ledger:
 
 def storage_full(required: int, available: int) -> Problem:
     """The problem, with what is needed and what is free."""
-    text = f"{required} bytes are needed, {available} are free. What is stored stays stored; try again later."
+    what = f"{required} bytes are needed, {available} are free" if required else "The server's disk has no room left"
+    text = f"{what}. What is stored stays stored; try again later."
     return problem(
         "storage-full",
         text,

@@ -31,6 +31,7 @@ from chunkyd.storage.base import Storage
 
 SMALL_BYTES = 8 << 20  # a copy of so much is made while the request waits
 SMALL_WAIT_SECONDS = 5.0
+TURNS = 3
 SESSION_ID_BYTES = 16  # 128 random bits
 
 
@@ -63,9 +64,7 @@ class Opener:
     async def open(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
         """A new session, or the one this same initiate opened before."""
         self._judge(request)
-        session = self._registry.same_initiate(idempotency)
-        if session is None or session.expired(self._time.now()):
-            session = await self._open(self._record(user, request, idempotency), request)
+        session = await self._session(user, request, idempotency)
         if session.status() == "verifying":
             self._finisher.start(session)
             if session.total <= SMALL_BYTES:
@@ -74,6 +73,18 @@ class Opener:
         if session.refusal is not None:
             raise session.refusal
         return session
+
+    async def _session(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
+        """The one that was opened before and still lives; the next turn finds what has changed during this one."""
+        for _ in range(TURNS):
+            session = self._registry.same_initiate(idempotency)
+            if session is None:
+                session = await self._open(self._record(user, request, idempotency))
+            if session is not None and not session.expired(self._time.now()):
+                return session
+            if session is not None:
+                await self._registry.expire(session)
+        raise problem("internal", "The session of this Idempotency-Key changes all the time; use another key.")
 
     def _judge(self, request: Initiate) -> None:
         if not is_file_hash(request.file_hash):
@@ -104,12 +115,13 @@ class Opener:
             idempotency=idempotency,
         )
 
-    async def _open(self, record: SessionRecord, request: Initiate) -> LiveSession:
-        kept = await self._threads.record(self._publisher.kept_versions, record.user, request)
-        if any(file.path == record.target for file in kept):
-            renewed = await self._renew(record)
+    async def _open(self, record: SessionRecord) -> LiveSession | None:
+        kept = await self._threads.record(self._publisher.kept_versions, record)
+        if kept and kept[0].path == record.target:
+            async with self._finisher.user_locks[record.user]:
+                renewed = await self._threads.record(self._add_renewed, record)
             if renewed is not None:
-                return renewed
+                return self._registry.adopt(renewed)
         if kept and record.total_bytes:
             record = replace(record, state=SessionState.COPYING, copy_of=kept[0].path)
         async with self._within_allowance(record):
@@ -122,15 +134,8 @@ class Opener:
             self._registry.add(session)
         return session
 
-    async def _renew(self, record: SessionRecord) -> LiveSession | None:
-        """Only attributes change, no byte is needed; None where the kept file has changed since it was looked at."""
-        async with self._finisher.user_locks[record.user]:
-            added = await self._threads.record(self._add_renewed, record)
-        if added is None:
-            return None
-        return self._registry.adopt(added)
-
     def _add_renewed(self, record: SessionRecord) -> SessionRecord | None:
+        """Only attributes change, no byte is needed; None where the kept file has changed since it was looked at."""
         added = self._catalog.add_session(record)
         if added.session_id != record.session_id:
             return added

@@ -10,16 +10,21 @@ may be repeated after a crash or a full disk:
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState
 from chunkyd.clock import Clock
 from chunkyd.files import Fingerprint
-from chunkyd.protocol.messages import Initiate
 from chunkyd.protocol.paths import Target
 from chunkyd.storage.base import Attributes, PathConflict, Storage
 
 READ_BYTES = 1 << 20
+
+
+class Stopped(Exception):
+    """The server stops: a long reading was given up, and nothing has changed by it."""
 
 
 class SessionLost(Exception):
@@ -34,6 +39,11 @@ class Publisher:
         self._catalog = catalog
         self._clock = clock
         self._keep_old = keep_old
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Give up copying and reading; renaming and recording go on to their end."""
+        self._stopping.set()
 
     def publish(self, session_id: str) -> None:
         """Publish a partial whose whole hash was checked; PathConflict leaves the session RECEIVING, all stored."""
@@ -63,15 +73,21 @@ class Publisher:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one."""
         found = self._storage.published(target)
         ours = found is not None and found.inode == record.inode
+        if ours:
+            # Syncs the file once more: the crash may have come before the rename was durable.
+            found = self._storage.set_attributes(target, Attributes(record.modified_ns, record.mode))
         self._catalog.complete(record.session_id, self._file(record, found) if found is not None and ours else None)
 
-    def kept_versions(self, user: str, request: Initiate) -> list[FileRecord]:
-        """Where this user has this version, by the records, and the file still as it was when it was checked."""
-        return [
-            file
-            for file in self._catalog.versions(user, request.file_hash, request.total_bytes)
-            if self._is_as_recorded(file)
-        ]
+    def kept_versions(self, record: SessionRecord) -> list[FileRecord]:
+        """Where the user has this version, by the records, and the file is still as it was when it was checked.
+
+        First of all at the very path that is asked for.
+        """
+        versions = self._catalog.versions(record.user, record.file_hash, record.total_bytes)
+        here = self._catalog.file(Target(record.user, record.target))
+        if here is not None and (here.file_hash, here.size) == (record.file_hash, record.total_bytes):
+            versions.insert(0, here)
+        return [file for file in versions if self._is_as_recorded(file)]
 
     def renew(self, record: SessionRecord) -> bool:
         """The version stands at the very path already: only its attributes change (client's rule 8).
@@ -103,8 +119,9 @@ class Publisher:
         try:
             if not self._storage.clone(source, record.session_id):
                 for offset in range(0, record.total_bytes, READ_BYTES):
+                    self._go_on()
                     partial.write(offset, reader.read(offset, min(READ_BYTES, record.total_bytes - offset)))
-            return hash_whole(partial.read, record.total_bytes) == record.file_hash
+            return hash_whole(partial.read, record.total_bytes, self._go_on) == record.file_hash
         finally:
             partial.close()
             reader.close()
@@ -115,6 +132,10 @@ class Publisher:
         self._storage.discard(record.session_id)
         self._storage.create(record.session_id, record.total_bytes)
         return self._catalog.move(record.session_id, {SessionState.COPYING}, SessionState.RECEIVING)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise Stopped
 
     def _is_as_recorded(self, file: FileRecord) -> bool:
         found = self._storage.published(Target(file.user, file.path))
@@ -129,7 +150,7 @@ class Publisher:
         if reader is None:
             return False
         try:
-            return reader.fingerprint().size == size and hash_whole(reader.read, size) == file_hash
+            return reader.fingerprint().size == size and hash_whole(reader.read, size, self._go_on) == file_hash
         finally:
             reader.close()
 
@@ -149,9 +170,10 @@ class _Read(Protocol):
     def __call__(self, offset: int, length: int, /) -> bytes: ...
 
 
-def hash_whole(read: _Read, size: int) -> str:
-    """The SHA-256 of `size` bytes; "" where there are more of them, or fewer."""
+def hash_whole(read: _Read, size: int, go_on: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of `size` bytes; "" where there are more of them. `go_on` is asked before each reading."""
     digest = hashlib.sha256()
     for offset in range(0, size, READ_BYTES):
+        go_on()
         digest.update(read(offset, min(READ_BYTES, size - offset)))
     return "" if read(size, 1) else digest.hexdigest()

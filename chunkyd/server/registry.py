@@ -19,6 +19,8 @@ from chunkyd.server.steady import SteadyTime
 from chunkyd.server.threads import Threads
 from chunkyd.storage.base import Storage
 
+RECONCILED = 2000  # sessions in one round
+
 log = logging.getLogger("chunkyd.server")
 
 
@@ -35,6 +37,7 @@ class Registry:
         self._time = time
         self._ttl = ttl
         self._by_idempotency: dict[bytes, LiveSession] = {}
+        self._to_reconcile: list[str] = []
         self.live: dict[str, LiveSession] = {}
 
     def load(self) -> None:
@@ -89,17 +92,18 @@ class Registry:
     async def _look_up(self, user: str, session_id: str) -> LiveSession:
         """Not live: complete, dead, a tombstone, another's, or none. One that came alive meanwhile is that one."""
         record = await self._threads.record(self._catalog.session, session_id)
-        if record is None or record.user != user:
+        session = self.adopt(record) if record is not None and record.user == user else None
+        if session is None:
             raise unknown()
-        return self.adopt(record)
+        return session
 
-    def adopt(self, record: SessionRecord) -> LiveSession:
-        """The live session of this record, or one for the answer only."""
+    def adopt(self, record: SessionRecord) -> LiveSession | None:
+        """The live session of this record, or one for the answer only; None: it has changed since it was read."""
         session = self.live.get(record.session_id)
         if session is not None:
             return session
         if record.state in ACTIVE_STATES and record.expires_at > self._time.now():
-            raise unknown()  # it was dropped while the catalog was read
+            return None
         return LiveSession(record)
 
     async def expire(self, session: LiveSession) -> None:
@@ -125,14 +129,15 @@ class Registry:
 
     async def sweep(self, limit: int = 256) -> None:
         """Expire what is due and purge tombstones, in bites; what is busy stays, and is passed over."""
-        passed_over = 0
+        asked = limit
         while True:
-            due = await self._threads.record(self._catalog.due, self._time.now(), limit + passed_over)
+            due = await self._threads.record(self._catalog.due, self._time.now(), asked)
             passed_over = 0
             for record in due:
                 passed_over += not await self._sweep_one(record)
-            if len(due) < limit + passed_over or len(due) == passed_over:
+            if len(due) < asked or len(due) == passed_over:
                 return
+            asked = limit + passed_over
 
     async def _sweep_one(self, record: SessionRecord) -> bool:
         session = self.live.get(record.session_id)
@@ -149,8 +154,14 @@ class Registry:
         return False
 
     async def reconcile(self) -> None:
-        """Let go of sessions that were expired or removed in the catalog by somebody else, an administrator."""
-        for session_id in await self._threads.record(self._foreign_ends, list(self.live)):
+        """Let go of sessions that were expired or removed in the catalog by somebody else, an administrator.
+
+        Some at a time, all in turn: each costs a question to the catalog.
+        """
+        if not self._to_reconcile:
+            self._to_reconcile = list(self.live)
+        some, self._to_reconcile = self._to_reconcile[:RECONCILED], self._to_reconcile[RECONCILED:]
+        for session_id in await self._threads.record(self._foreign_ends, some):
             session = self.live.get(session_id)
             if session is not None and not session.busy:
                 session.gone = True

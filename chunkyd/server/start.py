@@ -43,9 +43,9 @@ BACKLOG = 2048
 CONNECTIONS = 4096
 READ_BUFFER = 256 << 10  # the most of a body that arrives in one piece; heads are limited by the application
 HEAD_MILLISECONDS = 30_000
-FINISH_SECONDS = 6.0  # for chunks on their way
-REFUSE_SECONDS = 1.5  # for telling those that are still not through
-LEAVE_SECONDS = 1.5  # for Granian
+FINISH_SECONDS = 5.0  # for chunks on their way
+REFUSE_SECONDS = 1.0  # for telling those that are still not through
+LEAVE_SECONDS = 1.0  # for Granian
 
 log = logging.getLogger("chunkyd.server")
 
@@ -126,8 +126,10 @@ class _Run:
             guarding = asyncio.create_task(self._feed_watchdog())
             self._announce()
             waiting = asyncio.create_task(stopping.wait())
-            await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            failed = not stopping.is_set()
+            done, _ = await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            failed = waiting not in done
+            for task in done - {waiting}:
+                log.error("a part of the server that never ends has ended", exc_info=task.exception())
             await self._leave()
             keeping.cancel()
             guarding.cancel()

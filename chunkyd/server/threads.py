@@ -1,6 +1,6 @@
 """Where blocking work runs: the event loop itself never waits for a disk, a database or a hash.
 
-Three pools, so that writers waiting for a slow disk keep neither records nor hashing waiting.
+Several pools, so that writers waiting for a slow disk, or a copy that takes hours, keep nobody else waiting.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ T = TypeVar("T")
 WRITERS = 8
 RECORDERS = 8
 HASHERS = 2
+COPIERS = 2
 
 
 class Threads:
-    """Three bounded pools."""
+    """Four bounded pools."""
 
     def __init__(self) -> None:
         self._writers = ThreadPoolExecutor(WRITERS, "write")
         self._recorders = ThreadPoolExecutor(RECORDERS, "record")
         self._hashers = ThreadPoolExecutor(HASHERS, "hash")
+        self._copiers = ThreadPoolExecutor(COPIERS, "copy")
 
     async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Bytes of a body to the disk."""
@@ -38,9 +40,13 @@ class Threads:
         """Reading and hashing."""
         return await _finish(self._hashers, work, *args, **kwargs)
 
+    async def copy(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Copying what is published."""
+        return await _finish(self._copiers, work, *args, **kwargs)
+
     def close(self) -> None:
         """Wait for what runs, drop what waits."""
-        for pool in (self._writers, self._recorders, self._hashers):
+        for pool in (self._writers, self._recorders, self._hashers, self._copiers):
             pool.shutdown(wait=True, cancel_futures=True)
 
 

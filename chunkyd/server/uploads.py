@@ -135,7 +135,7 @@ class Uploads:
         except StorageFull as error:
             raise self._full(wanted) from error
         except FileNotFoundError as error:
-            raise await self._registry.lose(session) from error
+            raise unknown() if session.gone else await self._registry.lose(session) from error
         except Problem:
             if session.gone:
                 raise unknown() from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -171,6 +173,28 @@ def test_serve_as_a_function(tmp_path: Path) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert (tmp_path / "d" / "files" / "local" / "f").read_bytes() == b"hello"
+
+
+def test_tls(tmp_path: Path) -> None:
+    """With a certificate it speaks TLS and nothing else; without a usable one it does not start (78)."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(
+        [*command, *subject, "-keyout", key, "-out", certificate, "-days", "2"], check=True, capture_output=True
+    )
+    tls = {"certificate": str(certificate), "key": str(key)}
+    with serving(tmp_path, tls=tls) as server:
+        trust = ssl.create_default_context(cafile=str(certificate))
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trust, timeout=5)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        assert b"200 OK" not in server.client().raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", wait=1)
+        connection.close()
+        assert server.terminate() == 0
+        key.write_text("nonsense")
+        bad = server.command("run")
+        assert bad.returncode == 78 and "Traceback" not in bad.stderr
 
 
 def test_expiry_with_a_short_life(tmp_path: Path) -> None:

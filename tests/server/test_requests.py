@@ -127,6 +127,7 @@ def test_request_ids_are_echoed(client: Client) -> None:
 def test_what_the_table_does_not_name(client: Client, session: Session) -> None:
     """404 path, 405 method, 415 type, 413 JSON, 431 head: about:blank with the HTTP title."""
     blank(client.request("GET", "/nowhere"), 404)
+    blank(client.request("GET", "/uploadStatus/"), 404)
     blank(client.request("GET", "/uploadChunk"), 405)
     blank(client.request("POST", "/initiateUploadSession", b"{}", Content_Type="text/plain"), 415)
     blank(client.request("POST", "/initiateUploadSession", b" " * 70_000, Content_Type="application/json"), 413)
@@ -141,6 +142,8 @@ def test_what_the_table_does_not_name(client: Client, session: Session) -> None:
         b"[]",
         b"nonsense",
         b'{"fileHash": 1, "totalBytes": 1}',
+        b'{"x":' + b"[" * 60_000,
+        b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
         json.dumps({"fileHash": "0" * 64, "totalBytes": -1}).encode(),
         json.dumps({"fileHash": "0" * 64, "totalBytes": 2**63}).encode(),
         json.dumps({"fileHash": "0" * 64, "totalBytes": 1, "path": "../x"}).encode(),

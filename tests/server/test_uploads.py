@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 from msgspec.structs import replace
@@ -311,6 +312,60 @@ def test_the_same_initiate_gets_the_same_session() -> None:
         again = await bench.open(DATA, key=b"k")
         assert again.session_id == several[0].session_id and again.status() == "complete"
         await bench.close()
+
+    run(scenario)
+
+
+def test_the_same_initiate_after_its_session_expired() -> None:
+    """The key of a session whose time is over opens a new one, complete or not."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        for path in (b"unfinished", b"finished"):
+            first = await bench.open(DATA + path, path, key=path)
+            if path == b"finished":
+                await bench.put(first, DATA + path)
+            bench.clock.advance(101)
+            second = await bench.open(DATA + path, path, key=path)
+            assert second.session_id != first.session_id
+            await bench.uploads.find("u", second.session_id)
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_big_copy_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying is given up at a stop, begun again at the next start, and complete in the end."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(DATA)
+        storage = bench.storage
+        reading = threading.Event()
+        go_on = threading.Event()
+        clone = storage.clone
+
+        def slow_clone(target: Target, session_id: str) -> bool:
+            reading.set()
+            go_on.wait(5)
+            return clone(target, session_id)
+
+        monkeypatch.setattr(storage, "clone", slow_clone)
+        monkeypatch.setattr("chunkyd.server.opening.SMALL_BYTES", 0)
+        session = await bench.open(DATA, b"copy")
+        assert session.status() == "verifying" and session.missing() == []
+        await until(reading.is_set)
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        await bench.close()
+        assert bench.content(b"copy") is None
+        monkeypatch.undo()
+        again = Bench(storage, bench.catalog, clock=bench.clock)
+        again.uploads.load()
+        again.uploads.resume()
+        found = await again.uploads.find("u", session.session_id)
+        await until(lambda: found.status() == "complete")
+        assert again.content(b"copy") == DATA
+        await again.close()
 
     run(scenario)
 
