@@ -83,7 +83,10 @@ class Runner:
         source = self._folders.source(job.folder, job.path)
         if source is None:
             raise Interrupted("its folder is no longer configured")
-        result = self._uploader(live, source).upload()
+        try:
+            result = self._uploader(live, source).upload()
+        finally:
+            self._write_down(live)
         self._told("arrived", job.id, _arrival(job, result))
         return result.fingerprint
 
@@ -120,6 +123,11 @@ class Runner:
             self._queue.resumed(live.job, picture.bytes_done)
         if now - live.recorded >= _RECORD_SECONDS:
             live.recorded = now
+            self._write_down(live)
+
+    def _write_down(self, live: LiveUpload) -> None:
+        picture = live.progress
+        if picture is not None and picture.phase != "hashing":
             self._queue.progress(live.job, picture.bytes_done, picture.bytes_sent)
 
     def _finish(self, job: Job, sent: Fingerprint) -> None:
