@@ -239,7 +239,7 @@ class Session:
         return "\r\n".join([*lines, "", ""]).encode()
 
     def in_progress(self, at: int) -> bool:
-        """Whether somebody is sending this byte; a body too long is refused just after that check, and claims nothing."""
+        """Whether somebody is sending this byte; a body too long is refused right after that, and claims nothing."""
         return self.put(at, at + 1, b"12").problem == "chunk-in-progress"
 
     def status(self) -> Reply:

@@ -537,14 +537,20 @@ def test_end_before_publication_cancels() -> None:
 
 
 def test_space_is_promised_once() -> None:
-    """Sessions that would not fit together are refused at initiate, with what is needed and free."""
+    """Sessions that would not fit together are refused at initiate, with what is needed and free.
+
+    While one is being opened its room may count twice: a refusal too many, never a promise too many.
+    """
 
     async def scenario() -> None:
         bench = Bench(storage=MemoryStorage(capacity=12_000), limits=replace(LIMITS, reserve=1000))
         results = await asyncio.gather(*(bench.open(DATA, b"%d" % i) for i in range(4)), return_exceptions=True)
         good = [result for result in results if isinstance(result, LiveSession)]
         full = [result for result in results if isinstance(result, Problem)]
-        assert len(good) == 2 and {problem.name for problem in full} == {"storage-full"}
+        assert 1 <= len(good) <= 2 and {problem.name for problem in full} == {"storage-full"}
+        if len(good) == 1:
+            await bench.open(DATA, b"second")
+        await refused("storage-full", bench.open(DATA, b"third"))
         assert full[0].members["requiredBytes"] == 5000 and full[0].retry_after
         await bench.uploads.end(good[0])
         await bench.open(DATA, b"again")
