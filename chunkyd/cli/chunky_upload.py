@@ -11,7 +11,7 @@ import msgspec
 
 from chunkyd.cli.chunky_display import Display, display_for
 from chunkyd.cli.common import say
-from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, UsageError
+from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, Interrupted, UsageError
 from chunkyd.log import configure
 from chunkyd.settings import Log, Remote, find_config, load_daemon, read_token
 from chunkyd.upload import Client, Limiter, SqliteMemory, Uploader, install_lease_handler
@@ -59,18 +59,35 @@ def upload_files(wanted: Wanted, environ: Mapping[str, str]) -> int:
 
 
 def find_server(wanted: Wanted, environ: Mapping[str, str]) -> tuple[Remote, bytes]:
-    """The server and the folder to publish in; without --to, or for a token, what the configuration says."""
-    configured = None
-    if wanted.to is None or wanted.config is not None:
-        configured = load_daemon(find_config("daemon", wanted.config, environ), environ).server
-    remote = configured or Remote(url="", token_file=None, ca_file=None, proxy=None, allow_plain=False)
-    prefix = b""
-    if wanted.to is not None:
-        url, prefix = split_prefix(wanted.to)
-        remote = msgspec.structs.replace(remote, url=url)
+    """The server, and the folder to publish in.
+
+    What the configuration says of its server (token, proxy, CA file) counts for that server only: a token must not go
+    to whichever URL is typed.
+    """
+    configured = _configured(wanted, environ)
+    url = configured.url.rstrip("/") if configured is not None else ""
+    if configured is not None and wanted.to is None:
+        remote, prefix = configured, b""
+    elif configured is not None and wanted.to is not None and f"{wanted.to}/".startswith(f"{url}/"):
+        remote, prefix = configured, _folder(wanted.to[len(url) :])
+    else:
+        origin, prefix = split_prefix(wanted.to or "")
+        remote = Remote(url=origin)
     if wanted.token_file is not None:
         remote = msgspec.structs.replace(remote, token_file=wanted.token_file)
+    elif environ.get("CHUNKYD_TOKEN"):  # nearer to the user than the configuration
+        remote = msgspec.structs.replace(remote, token_file=None)
     return remote, prefix
+
+
+def _configured(wanted: Wanted, environ: Mapping[str, str]) -> Remote | None:
+    """The configured server; None where --to needs no configuration and none that is sound is there."""
+    try:
+        return load_daemon(find_config("daemon", wanted.config, environ), environ).server
+    except ConfigError:
+        if wanted.to is None or wanted.config is not None:
+            raise
+        return None
 
 
 def split_prefix(url: str) -> tuple[str, bytes]:
@@ -81,7 +98,11 @@ def split_prefix(url: str) -> tuple[str, bytes]:
         raise UsageError("--to is not a URL") from error
     if parts.query or parts.fragment:
         raise UsageError("--to has a query or a fragment", mend="Write ? as %3F and # as %23 in a folder's name.")
-    return urlunsplit((parts.scheme, parts.netloc, "", "", "")), unquote_to_bytes(parts.path).strip(b"/")
+    return urlunsplit((parts.scheme, parts.netloc, "", "", "")), _folder(parts.path)
+
+
+def _folder(path: str) -> bytes:
+    return unquote_to_bytes(path).strip(b"/")
 
 
 def _send(found: list[Found], wanted: Wanted, client: Client, display: Display) -> bool:

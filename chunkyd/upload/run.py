@@ -5,6 +5,7 @@ The machine is touched by the driving thread only; the threads of the crew see r
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from chunkyd.clock import Clock
-from chunkyd.errors import NetworkError, Problem
+from chunkyd.errors import ChunkyError, NetworkError, Problem
 from chunkyd.protocol import messages
 from chunkyd.protocol.ranges import Range
 from chunkyd.upload.body import Body
@@ -165,12 +166,21 @@ class Run:
         )
         opened = self._client.initiate(wanted, key, self._switch)
         session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
-        counting = self._memory.remember(assignment.key, session).session_id
+        counting = self._remembered(session)
         self._sessions[request.session] = counting
         if counting != opened.session_id:  # another process was faster: share its session
             self._end(opened.session_id)
             return self._ask(request)
         return Known(request, opened.status, opened.missing, opened.max_chunk_bytes, opened.chunk_bytes)
+
+    def _remembered(self, session: Remembered) -> str:
+        """The session that counts. One that cannot be remembered is not left behind at the server."""
+        try:
+            return self._memory.remember(self._assignment.key, session).session_id
+        except ChunkyError:
+            with contextlib.suppress(ChunkyError):
+                self._client.end(session.session_id, session.file_hash, self._switch)
+            raise
 
     def _drop_session(self, number: int) -> None:
         """The server does not know this session any more."""

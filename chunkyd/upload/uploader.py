@@ -33,6 +33,7 @@ from chunkyd.upload.sqlite_memory import SqliteMemory
 from chunkyd.upload.transport import Client
 
 _REMEMBERED_HASH_BYTES = 4 * 1024 * 1024  # a smaller file is hashed again faster than its hash is written down
+_SETTLED_SECONDS = 1.0  # a file written just now can change again without its times showing it: they are that coarse
 _REPORT_SECONDS = 0.1
 
 
@@ -154,7 +155,7 @@ class Uploader:
             run.bytes_sent,
             run.found_bytes or 0,
             run.session_id,
-            run.instant,
+            run.instant and run.bytes_sent == 0,
             source.fingerprint,
         )
         if remembered is not None and not remembered.fingerprint.same_version(identity):
@@ -197,8 +198,9 @@ class Uploader:
             self._control.hold()
             self._tell(Picture("hashing", done, 0, ""), source.size)
 
+        age = self._clock.wall() - max(identity.mtime_ns, source.fingerprint.ctime_ns) / 1e9
         file_hash = source.sha256(proceed)
-        if source.size > _REMEMBERED_HASH_BYTES:
+        if source.size > _REMEMBERED_HASH_BYTES and age > _SETTLED_SECONDS:
             memory.remember_hash(self._key, identity, file_hash)
         return file_hash
 

@@ -221,3 +221,38 @@ def test_the_token_is_on_no_command_line_and_in_no_text(proxy: FaultProxy, chunk
         assert code == 0, err
         assert "sesame" not in out + err
     assert {seen.headers["authorization"] for seen in proxy.requests} == {"Bearer sesame-sesame"}
+
+
+def test_the_configurations_token_goes_to_its_server_only(proxy: FaultProxy, chunky, tmp_path: Path) -> None:
+    """Below the configured URL its token is used, and the rest of the path is the folder; elsewhere it is not sent."""
+    (tmp_path / "f").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "token").write_text("sesame-sesame\n")
+    config = tmp_path / "config.yaml"
+
+    def configure(url: str) -> None:
+        config.write_text(
+            f"server: {{url: '{url}', token_file: {tmp_path}/token}}\n"
+            f"state_dir: {tmp_path}/state\nfolders: [{{path: {tmp_path}/folder}}]\n"
+        )
+
+    name = tmp_path.name
+    for configured, sent in ((proxy.url, True), ("http://127.0.0.1:1", False)):
+        configure(configured)
+        code, out, err = run(chunky(tmp_path / "f", "--to", f"{proxy.url}/{name}", "--config", config))
+        assert code == 0, err
+        assert f"{name}/f:" in out
+        assert ("authorization" in proxy.requests[-1].headers) is sent
+
+
+def test_without_to_the_configured_server_is_used(proxy: FaultProxy, chunky, server: Server, tmp_path: Path) -> None:
+    """The configuration alone is enough."""
+    (tmp_path / f"f-{tmp_path.name}").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"server: {{url: '{proxy.url}'}}\nstate_dir: {tmp_path}/state\nfolders: [{{path: {tmp_path}/folder}}]\n"
+    )
+    code, _, err = run(chunky(tmp_path / f"f-{tmp_path.name}", "--config", config))
+    assert code == 0, err
+    assert (server.files() / f"f-{tmp_path.name}").read_bytes() == b"x"

@@ -387,7 +387,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_tls_with_a_ca_file_and_without(peer, source: Source, certificate: tuple[Path, Path]) -> None:
-    """A certificate is trusted only by the ca_file; chunks, early refusals and the switch work under TLS."""
+    """A certificate is trusted only by the ca_file; chunks and the switch work under TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     arrived = threading.Event()
