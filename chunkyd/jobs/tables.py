@@ -75,6 +75,11 @@ class _Database(peewee.SqliteDatabase):
         self.opened.add(connection)
         return connection
 
+    def rollback(self) -> None:
+        """A full disk has rolled the transaction back already; a second time would hide the reason."""
+        if self.mine().in_transaction:
+            super().rollback()
+
     def mine(self) -> _Connection:
         """This thread's connection, opened now if it has none."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
@@ -86,6 +91,7 @@ class Tables:
 
     def __init__(self, path: str, *, read_only: bool = False, immutable: bool = False) -> None:
         self.path = path
+        self._closed = False
         self._turn = threading.Lock()
         name = path
         if read_only:
@@ -103,12 +109,15 @@ class Tables:
     def close(self) -> None:
         """Close every thread's connection; the last one brings the write-ahead log home."""
         with self._turn, translated(self.path):
+            self._closed = True
             for connection in list(self._database.opened):
                 connection.close()
             self._database.close()
 
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> _Connection:
         """This thread's connection."""
+        if self._closed:
+            raise StateError(f"{self.path} is closed: this process is about to end")
         with translated(self.path):
             return self._database.mine()
 
@@ -116,7 +125,7 @@ class Tables:
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
         """All or nothing; with `durable` a power cut does not take it back."""
         with self._turn, translated(self.path):
-            connection = self._database.mine()
+            connection = self.connection()
             if connection.durable is not durable:
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 connection.durable = durable
@@ -126,26 +135,27 @@ class Tables:
     def rows(self, question: str, values: Iterable[object] = ()) -> list[Row]:
         """All rows of the answer."""
         with translated(self.path):
-            return list(self._database.mine().execute(question, tuple(values)))
+            return list(self.connection().execute(question, tuple(values)))
 
     def one(self, question: str, values: Iterable[object] = ()) -> Row | None:
         """The first row of the answer."""
         with translated(self.path):
-            row: Row | None = self._database.mine().execute(question, tuple(values)).fetchone()
+            row: Row | None = self.connection().execute(question, tuple(values)).fetchone()
             return row
 
     def execute(self, statement: str, values: Iterable[object] = ()) -> int:
         """How many rows were changed."""
         with translated(self.path):
-            return int(self._database.mine().execute(statement, tuple(values)).rowcount)
+            return int(self.connection().execute(statement, tuple(values)).rowcount)
 
     def execute_many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """One statement for each row."""
         with translated(self.path):
-            self._database.mine().executemany(statement, rows)
+            self.connection().executemany(statement, rows)
 
     def update(self, changes: dict[str, object], *conditions: peewee.Expression) -> int:
         """Set these columns of the jobs that meet the conditions; how many did."""
+        self.connection()
         with translated(self.path):
             return int(JobRow.update(changes).where(*conditions).execute(self._database))
 
