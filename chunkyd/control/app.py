@@ -88,8 +88,6 @@ class ControlApp:
         except ChunkyError as error:
             status = next(number for kind, number in STATUSES if isinstance(error, kind))
             answer = _trouble(status, encodable(error.what), encodable(error.mend))
-        except OSError:  # of the peer's own socket, while its body was read
-            raise
         except Exception:  # noqa: BLE001 - the last door: a mistake of ours must not end the thread, nor reach a peer
             answer, status = _mistake(), 500
         allow(ANSWER_SECONDS)

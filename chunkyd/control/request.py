@@ -75,7 +75,10 @@ def read_body(environ: WSGIEnvironment, kind: type[Known]) -> Known:
     length = whole_number("Content-Length", environ.get("CONTENT_LENGTH") or "0")
     if length > LARGEST_BODY:
         raise Refused(413, f"the body has more than {LARGEST_BODY} bytes", "Name fewer jobs at once")
-    body = environ["wsgi.input"].read(length) if length else b""
+    try:
+        body = environ["wsgi.input"].read(length) if length else b""
+    except OSError as error:  # the peer stalls, or is gone
+        raise Refused(408, "the body did not come") from error
     if len(body) < length:
         raise Refused(400, "the body was cut")
     try:

@@ -46,9 +46,9 @@ class _Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._until: dict[_Connection, float | None] = {}
-        self._stopping = threading.Event()
+        self._stopping = False
 
     @contextlib.contextmanager
     def watching(self, connection: _Connection) -> Iterator[None]:
@@ -57,32 +57,37 @@ class _Deadlines:
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._until.pop(connection, None)
+                self._changed.notify()
 
     def allow(self, connection: _Connection, seconds: float | None) -> None:
         """From now on; None: without end."""
-        with self._lock:
+        with self._changed:
             self._until[connection] = None if seconds is None else self._clock.monotonic() + seconds
+            self._changed.notify()
 
     def run(self) -> None:
         """Cut off whoever takes too long; once stopping, everybody after the last seconds."""
-        while not self._stopping.wait(_ROUND_SECONDS):
-            self._cut_off(everybody=False)
-        threading.Event().wait(_LAST_SECONDS)
-        self._cut_off(everybody=True)
+        with self._changed:
+            while not self._stopping:
+                self._changed.wait(_ROUND_SECONDS if self._until else None)
+                self._cut_off(everybody=False)
+            self._changed.wait_for(lambda: not self._until, _LAST_SECONDS)
+            self._cut_off(everybody=True)
 
     def _cut_off(self, *, everybody: bool) -> None:
         now = self._clock.monotonic()
-        with self._lock:
-            late = [peer for peer, until in self._until.items() if everybody or (until is not None and until < now)]
-        for connection in late:
-            with contextlib.suppress(OSError):
-                connection.socket.shutdown(socket.SHUT_RDWR)
+        for connection, until in self._until.items():
+            if everybody or (until is not None and until < now):
+                with contextlib.suppress(OSError):
+                    connection.socket.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
         """Let `run` come to its end."""
-        self._stopping.set()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
 
 
 class _Connection(cheroot_server.HTTPConnection):
@@ -113,6 +118,7 @@ class _Server(wsgi.Server):
 
     ConnectionClass = _Connection
     keep_alive_conn_limit = 0
+    expiration_interval = 1.0  # with no connection kept nothing expires: it is only how soon `stop` is noticed
     max_request_header_size = _LARGEST_HEAD
 
     def __init__(self, listener: Listener, app: ControlApp, clock: Clock) -> None:

@@ -475,6 +475,19 @@ def test_a_dripping_peer_is_cut_off(path: str, server: ControlServer, monkeypatc
         until(dropped)
 
 
+def test_a_body_that_never_comes_is_refused(path: str, server: ControlServer, backend: FakeBackend):
+    """Half a body and then silence, or the end of sending: a refusal, and nothing is done."""
+    head = b"POST /v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    assert raw(path, head).startswith(b"HTTP/1.1 408")
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(20)
+        peer.connect(path)
+        peer.sendall(head)
+        peer.shutdown(socket.SHUT_WR)
+        assert peer.recv(4096).startswith(b"HTTP/1.1 400")
+    assert backend.calls == []
+
+
 @pytest.mark.parametrize(
     "sent",
     [
