@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from chunkyd.clock import ManualClock
+from chunkyd.clock import Clock
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Change, Job
 from chunkyd.jobs.opening import open_tables
@@ -28,7 +28,7 @@ def change(path: bytes, number: int = 1, folder: str = "films", priority: int = 
     return Change(folder, path, version(number), priority)
 
 
-def open_queue(directory: Path, clock: ManualClock) -> Queue:
+def open_queue(directory: Path, clock: Clock) -> Queue:
     """The queue in this state folder; jitter is always half."""
     tables = open_tables(os.path.join(directory, "jobs.sqlite3"), clock).tables
     return Queue(tables, clock, RETRY, random=lambda: 0.5)
