@@ -16,6 +16,11 @@ _OLD = (
     "SELECT id FROM jobs WHERE finished IS NOT NULL AND finish_number <= ? AND claimed_by IS NULL"
     " ORDER BY finish_number LIMIT ?"
 )
+# Two questions, since SQLite looks at every row for min and max in one.
+_ENDS = (
+    "SELECT (SELECT min(finish_number) FROM jobs WHERE finished IS NOT NULL),"
+    " (SELECT max(finish_number) FROM jobs WHERE finished IS NOT NULL)"
+)
 _STILL = f"finished IS NULL AND claimed_by IS NULL AND arrived IS NULL AND state IN {one_of(IDLE | {State.FAILED})}"
 
 
@@ -64,11 +69,11 @@ class Upkeep(Core):
 
     def _last_to_drop(self, before: float, keep_rows: int) -> int:
         """Ends are numbered in their order, so the older half is found without looking at every row."""
-        row = self._tables.one("SELECT min(finish_number), max(finish_number) FROM jobs WHERE finished IS NOT NULL")
+        row = self._tables.one(_ENDS)
         if row is None or row[0] is None:
             return 0
-        first, last = int(row[0]), int(row[1])
-        low, high = first - 1, last
+        low, last = int(row[0]) - 1, int(row[1])
+        high = last
         while low < high:
             middle = (low + high + 1) // 2
             found = self._tables.one(
