@@ -14,7 +14,7 @@ import msgspec
 
 from chunkyd.jobs.core import Core
 from chunkyd.jobs.job import Job, join
-from chunkyd.jobs.states import Reason, State
+from chunkyd.jobs.states import State
 from chunkyd.jobs.tables import Row
 
 _AT_ONCE = 500  # rows changed by one claim at most: it stays short whatever comes due
@@ -191,19 +191,3 @@ class Claims(Core):
     def running(self) -> list[Job]:
         """The jobs that workers have now."""
         return self._jobs("WHERE claimed_by IS NOT NULL AND finished IS NULL ORDER BY id")
-
-    def root_missing(self, folder: str) -> None:
-        """Hold the folder's jobs."""
-        self._holds.set_missing(folder, missing=True)
-        self.on_change()
-
-    def root_back(self, folder: str) -> None:
-        """Let the folder's jobs go on, those too that were paused one by one for want of their root."""
-        self._holds.set_missing(folder, missing=False)
-        with self._tables.transaction():
-            self._tables.execute(
-                "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
-                " WHERE finished IS NULL AND state = 'paused' AND reason = ? AND folder = ?",
-                (Reason.ROOT_MISSING, os.fsencode(folder)),
-            )
-        self.on_change()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-from chunkyd.clock import Clock
 from chunkyd.jobs.core import Core, one_of
 from chunkyd.jobs.job import Job, Overlay
 from chunkyd.jobs.states import ENDED, IDLE, UNFINISHED, State
-from chunkyd.jobs.tables import Tables
 
 LARGEST_PAGE = 10_000
 
@@ -79,9 +77,6 @@ class Listing(Core):
 
 class OfflineListing(Listing):
     """The table, read while no daemon runs; `tables` from `opening.open_readonly`."""
-
-    def __init__(self, tables: Tables, clock: Clock) -> None:
-        super().__init__(tables, clock)
 
 
 def _page(limit: int) -> int:

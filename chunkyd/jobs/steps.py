@@ -11,7 +11,6 @@ import msgspec
 
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.core import text
-from chunkyd.jobs.holds import Held
 from chunkyd.jobs.job import Change, Job, same_version
 from chunkyd.jobs.offers import Offers
 from chunkyd.jobs.retry import delay, probe_delay
@@ -265,37 +264,3 @@ class Steps(Offers):
         """The server says that this session is gone."""
         with self._tables.transaction():
             self._tables.execute("DELETE FROM endings WHERE url = ? AND session_id = ?", (url, session_id))
-
-    # What holds the whole queue
-
-    def hold(self, reason: Reason, error: str) -> bool:
-        """Hold the whole queue behind one probe (network, auth); False where it is held for this already."""
-        held = self._holds.hold(reason, error, self._clock.wall(), self._clock.monotonic(), self.retry_settings)
-        if held:
-            self.on_change()
-        return held
-
-    def held(self) -> Held | None:
-        """What holds the queue; `next_probe` (monotonic) is when the pool should ask again."""
-        return self._holds.held()
-
-    def probe_failed(self, reason: Reason, error: str) -> None:
-        """The probe found it as it was."""
-        self._holds.probe_failed(reason, error, self._clock.monotonic(), self.retry_settings)
-
-    def probe_now(self) -> None:
-        """Whatever holds the queue may be mended: the next probe is due at once."""
-        self._holds.probe_now(self._clock.monotonic())
-        self.on_change()
-
-    def lift(self, reason: Reason) -> bool:
-        """The queue goes on, and so do jobs paused one by one for this; False where it was not held."""
-        lifted = self._holds.lift(reason)
-        with self._tables.transaction():
-            self._tables.execute(
-                "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL, attempts = 0, probes = 0"
-                " WHERE finished IS NULL AND state = 'paused' AND reason = ?",
-                (reason,),
-            )
-        self.on_change()
-        return lifted
