@@ -173,6 +173,17 @@ class FileCatalog(Protocol):
         """Every record, by user and path (as bytes), streamed; see `sessions`."""
         ...
 
+    def knows_files(self) -> bool:
+        """Whether all published files were recorded once: a catalog begun anew knows none, and says False.
+
+        It says so until `set_files_known`: making the records anew from `Storage.walk` is the server's.
+        """
+        ...
+
+    def set_files_known(self) -> None:
+        """Every published file has its record by now."""
+        ...
+
     def usage(self, user: str) -> int:
         """Bytes of the user's published files plus `total_bytes` of the user's sessions in ACTIVE_STATES."""
         ...

@@ -130,6 +130,17 @@ class _MemoryFiles(_Locked):
     def __init__(self) -> None:
         super().__init__()
         self._files: dict[tuple[str, bytes], FileRecord] = {}
+        self._knows_files = False
+
+    def knows_files(self) -> bool:
+        """See the contract."""
+        with self._lock:
+            return self._knows_files
+
+    def set_files_known(self) -> None:
+        """See the contract."""
+        with self._lock:
+            self._knows_files = True
 
     def file(self, target: Target) -> FileRecord | None:
         """See the contract."""

@@ -10,6 +10,7 @@ read; the records of files come back from the published files themselves; sessio
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import sqlite3
@@ -56,16 +57,21 @@ def move_aside(path: str) -> str:
     return aside
 
 
-def save_users(damaged: str, database: CatalogDatabase) -> None:
-    """Take over users and tokens, as far as the damaged file still gives them."""
+def last_aside(path: str) -> str | None:
+    """The damaged file a new catalog replaces: moved aside just now, or by a start that was cut short after it."""
+    found = [name for name in glob.glob(f"{glob.escape(path)}.damaged-*") if not name.endswith(("-wal", "-shm"))]
+    return max(found, default=None)
+
+
+def _save_users(damaged: str, database: CatalogDatabase) -> None:
+    """Take over users and tokens, as far as the damaged file still gives them; in the transaction under way."""
     saved = 0
     for table, columns in (("user", "name, created"), ("token", "token_id, user, digest, created, note")):
         rows = _readable(damaged, f"SELECT {columns} FROM {table}")
         marks = ", ".join("?" * len(columns.split(",")))
-        with database.writing():
-            for row in rows:
-                statement = f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
-                saved += database.change(statement, *row)
+        for row in rows:
+            statement = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # torn rows too
+            saved += database.change(statement, *row)
     _log.error("%d users and tokens were saved from the damaged catalog; check them with `chunky-server user`", saved)
 
 
@@ -78,7 +84,10 @@ def _readable(damaged: str, statement: str) -> list[Row]:
 
 
 def migrate(database: CatalogDatabase, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
-    """Bring the tables to this program's version; a backup is made first, of a file that holds something."""
+    """Bring the tables to this program's version; a backup is made first, of a file that holds something.
+
+    A new catalog gets its tables and what is saved of a damaged one in one step: a crash leaves it new.
+    """
     version = _version(database)
     if version > len(migrations):
         raise StateError(
@@ -92,6 +101,8 @@ def migrate(database: CatalogDatabase, migrations: Sequence[Sequence[str]] = MIG
             if _version(database) == number:  # else another process was faster
                 for statement in migrations[number]:
                     database.change(statement)
+                if number == 0 and (damaged := last_aside(database.path)) is not None:
+                    _save_users(damaged, database)
                 database.change(f"PRAGMA user_version = {number + 1}")
 
 

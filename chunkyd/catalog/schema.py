@@ -64,4 +64,7 @@ USERS = (
 )
 PROBE = ("CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)", "INSERT INTO probe VALUES (1, 0)")
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE),)
+# A row for each kind of record that is still to be made anew from the published files; a new catalog knows none.
+REBUILD = ("CREATE TABLE rebuild (records TEXT PRIMARY KEY)", "INSERT INTO rebuild VALUES ('file')")
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD)

@@ -7,7 +7,7 @@ transactions and the meaning of errors in `database`, making, checking and migra
 from __future__ import annotations
 
 from chunkyd.catalog.database import CatalogDatabase
-from chunkyd.catalog.opening import is_damaged, make_file, migrate, move_aside, save_users
+from chunkyd.catalog.opening import is_damaged, make_file, migrate, move_aside
 from chunkyd.catalog.sql_files import SqlFiles
 from chunkyd.catalog.sql_sessions import SqlSessions
 from chunkyd.catalog.sql_users import SqlUsers
@@ -17,8 +17,8 @@ class SqlCatalog(SqlSessions, SqlFiles, SqlUsers):
     """The catalog contract over one SQLite file.
 
     `owner`: this process owns the data folder (the storage's lock), so it may check the whole file and move a damaged
-    one aside; `lost` is then the name it has now, and the records of published files are the caller's to make anew
-    (`Storage.walk`). Others meet a damaged catalog as StateError. A newer schema is a StateError for both.
+    one aside; `lost` is then the name it has now, and `knows_files` says False, as in every new catalog. Others meet
+    a damaged catalog as StateError. A newer schema is a StateError for both.
     """
 
     def __init__(self, path: str, *, owner: bool = False) -> None:
@@ -30,8 +30,6 @@ class SqlCatalog(SqlSessions, SqlFiles, SqlUsers):
         super().__init__(database)
         try:
             migrate(database)
-            if self.lost is not None:
-                save_users(self.lost, database)
         except BaseException:
             database.close()
             raise

@@ -76,6 +76,15 @@ class SqlFiles:
             yield from map(_record, rows)
             owner, path = rows[-1][0], rows[-1][1]
 
+    def knows_files(self) -> bool:
+        """See the contract."""
+        return self._database.row("SELECT 1 FROM rebuild WHERE records = 'file'") is None
+
+    def set_files_known(self) -> None:
+        """See the contract."""
+        with self._database.writing():
+            self._database.change("DELETE FROM rebuild WHERE records = 'file'")
+
     def usage(self, user: str) -> int:
         """See the contract. Sums of what clients announce may pass 63 bits, so they are made here."""
         row = self._database.row("SELECT bytes FROM usage WHERE user = ?", user)

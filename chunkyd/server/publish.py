@@ -71,12 +71,8 @@ class Publisher:
 
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one."""
-        found = self._storage.published(target)
-        ours = found is not None and found.inode == record.inode
-        if ours:
-            # Syncs the file once more: the crash may have come before the rename was durable.
-            found = self._storage.set_attributes(target, Attributes(record.modified_ns, record.mode))
-        self._catalog.complete(record.session_id, self._file(record, found) if found is not None and ours else None)
+        found = self._storage.finish(target, record.inode) if record.inode is not None else None
+        self._catalog.complete(record.session_id, self._file(record, found) if found is not None else None)
 
     def kept_versions(self, record: SessionRecord) -> list[FileRecord]:
         """Where the user has this version, by the records, and the file is still as it was when it was checked.
@@ -121,6 +117,7 @@ class Publisher:
                 for offset in range(0, record.total_bytes, READ_BYTES):
                     self._go_on()
                     partial.write(offset, reader.read(offset, min(READ_BYTES, record.total_bytes - offset)))
+            partial.sync()  # a failed one is told once: here the copy is made again, at publishing it would be lost
             return hash_whole(partial.read, record.total_bytes, self._go_on) == record.file_hash
         finally:
             partial.close()

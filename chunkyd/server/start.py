@@ -124,6 +124,7 @@ class _Run:
             serving = asyncio.create_task(server.serve())
             keeping = asyncio.create_task(keep_house(self._uploads, self._settings.limits.session_ttl))
             guarding = asyncio.create_task(self._feed_watchdog())
+            rebuilding = asyncio.create_task(self._uploads.rebuild())
             self._announce()
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,6 +134,7 @@ class _Run:
             await self._leave()
             keeping.cancel()
             guarding.cancel()
+            rebuilding.cancel()
             server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
             if failed:

@@ -21,7 +21,7 @@ def open_stores(data_dir: str) -> Iterator[tuple[Storage, Catalog]]:
     """Both, for the one process that owns the folder; AlreadyRunning where another does."""
     with (
         contextlib.closing(DiskStorage(data_dir)) as storage,
-        contextlib.closing(SqlCatalog(_catalog_path(data_dir))) as catalog,
+        contextlib.closing(SqlCatalog(_catalog_path(data_dir), owner=True)) as catalog,
     ):
         yield storage, catalog
 

@@ -27,6 +27,7 @@ from chunkyd.server.handles import Handles
 from chunkyd.server.ledger import Ledger, storage_full
 from chunkyd.server.opening import Opener
 from chunkyd.server.publish import Publisher
+from chunkyd.server.rebuild import Rebuild
 from chunkyd.server.receive import Bodies, Receiver
 from chunkyd.server.registry import Registry, unknown
 from chunkyd.server.session import Claim, LiveSession
@@ -78,6 +79,7 @@ class Uploads:
         self._registry = Registry(storage, catalog, threads, self._ledger, self._time, limits.session_ttl)
         publisher = Publisher(storage, catalog, clock, keep_old=keep_old)
         self._finisher = Finisher(storage, catalog, threads, self._registry, self._verifier, publisher)
+        self._rebuild = Rebuild(storage, catalog, threads, self._finisher.user_locks, clock)
         self._opener = Opener(
             storage,
             catalog,
@@ -99,6 +101,10 @@ class Uploads:
         for session in list(self._registry.live.values()):
             self._finisher.start(session)
             self._verifier.follow(session)
+
+    async def rebuild(self) -> None:
+        """Where the catalog was begun anew: record again what is published, beside everything else."""
+        await self._rebuild.run()
 
     async def initiate(self, user: str, request: Initiate, idempotency: bytes | None = None) -> LiveSession:
         """Open a session; the same initiate again gets the same session."""
@@ -237,6 +243,7 @@ class Uploads:
 
     async def close(self) -> None:
         """Let publications end and hashing rest."""
+        self._rebuild.stop()
         self._verifier.stop()
         await self._finisher.stop()
         await asyncio.sleep(0)

@@ -30,6 +30,7 @@ class _Following:
         self.session = session
         self.hash = hashlib.sha256()
         self.position = 0
+        self.reading_to = 0  # where the bite under way ends: what it has read already, nobody else can tell
         self.queued = False
         self.whole: asyncio.Future[str] | None = None
 
@@ -82,7 +83,7 @@ class Verifier:
     def rewind(self, session: LiveSession, start: int) -> None:
         """Bytes from `start` on may come again with other content."""
         following = self._following.get(session.session_id)
-        if following is not None and following.position > start:
+        if following is not None and following.reading_to > start:
             self.forget(session)
 
     def forget(self, session: LiveSession) -> None:
@@ -115,6 +116,7 @@ class Verifier:
             try:
                 async with self._handles.use(session.session_id) as partial:
                     stop = min(session.checked.prefix, following.position + BITE_BYTES)
+                    following.reading_to = stop
                     await self._threads.hash(_bite, following, partial, stop)
             except Exception as error:  # noqa: BLE001 — whoever waits for the digest raises it
                 self._following.pop(session.session_id, None)

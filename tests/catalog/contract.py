@@ -314,6 +314,14 @@ class FileContract:
         catalog.remove_file(Target("ann", b"a"))
         assert (catalog.usage("ann"), catalog.usage("bob")) == (1, 7)
 
+    def test_a_new_catalog_knows_no_files(self, catalog: Catalog) -> None:
+        """It says so until it is told that all of them were recorded, however often."""
+        catalog.put_file(file())
+        assert not catalog.knows_files()
+        for _ in range(2):
+            catalog.set_files_known()
+            assert catalog.knows_files()
+
     def test_usage_beyond_63_bits(self, catalog: Catalog) -> None:
         """What clients announce may add up to more than a database's integers hold."""
         for number in range(3):

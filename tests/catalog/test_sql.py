@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from chunkyd.catalog.base import Catalog, SessionState, StoredRange, TokenRecord
 from chunkyd.catalog.database import CatalogDatabase
-from chunkyd.catalog.opening import migrate
+from chunkyd.catalog.opening import migrate, move_aside
 from chunkyd.catalog.schema import MIGRATIONS
 from chunkyd.catalog.sql import SqlCatalog
 from chunkyd.errors import StateError, StorageFull
@@ -291,6 +291,17 @@ class TestDamage:
         with contextlib.closing(SqlCatalog(str(path), owner=True)) as again:
             assert again.lost is None
 
+    def test_a_crash_after_moving_it_aside(self, path: Path) -> None:
+        """The next start finds no catalog, but what was saved of the damaged one all the same, and knows no files."""
+        self.fill(path)
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as catalog:
+            catalog.set_files_known()
+        self.spoil(path)
+        move_aside(str(path))
+        with contextlib.closing(SqlCatalog(str(path), owner=True)) as catalog:
+            assert catalog.token_user(b"d" * 32) == "ann"
+            assert not catalog.knows_files()
+
     @pytest.mark.parametrize("content", [b"not a database at all" * 1000, b"\0" * 8192, b"SQLite format 3\0" * 300])
     def test_garbage(self, path: Path, content: bytes) -> None:
         """Whatever the file holds, the owner comes up with an empty catalog and keeps the garbage for inspection."""
@@ -317,7 +328,7 @@ class TestSchema:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA user_version = 99")
         for owner in (True, False):
-            with pytest.raises(StateError, match="version 99; this program knows 1"):
+            with pytest.raises(StateError, match="version 99; this program knows 2"):
                 SqlCatalog(str(path), owner=owner)
         assert os.listdir(path.parent) == [path.name]
 
@@ -331,7 +342,7 @@ class TestSchema:
         migrate(database, newer)
         assert database.rows("SELECT name, note FROM user") == [("ann", "moved")]
         database.close()
-        backup = path.with_name(f"{path.name}.version-1")
+        backup = path.with_name(f"{path.name}.version-{len(MIGRATIONS)}")
         with contextlib.closing(SqlCatalog(str(backup))) as old:
             assert old.users() == ["ann"]
 
@@ -341,7 +352,7 @@ class TestSchema:
         database = CatalogDatabase(str(path))
         with pytest.raises(StateError):
             migrate(database, (*MIGRATIONS, ("ALTER TABLE user ADD COLUMN note TEXT", "no SQL at all")))
-        assert database.rows("PRAGMA user_version") == [(1,)]
+        assert database.rows("PRAGMA user_version") == [(len(MIGRATIONS),)]
         database.close()
         with contextlib.closing(SqlCatalog(str(path))) as catalog:
             use_everything(catalog)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -18,6 +20,7 @@ from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Chunk, Uploads
 from chunkyd.settings import Limits
+from chunkyd.storage.base import Attributes, Partial, Prepared
 from chunkyd.storage.memory import MemoryStorage
 
 LIMITS = Limits(file=1 << 40, chunk=1 << 20, session_ttl=100.0, reserve=0)
@@ -53,6 +56,100 @@ class FailingCatalog(MemoryCatalog):
     def expire(self, session_id: str, tombstone_until: float) -> None:
         self._check("expire")
         super().expire(session_id, tombstone_until)
+
+
+class WrappedPartial:
+    """An open partial that does what the one within does."""
+
+    def __init__(self, inner: Partial) -> None:
+        self._inner = inner
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self._inner.write(offset, data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._inner.read(offset, length)
+
+    def sync(self) -> None:
+        self._inner.sync()
+
+    def flush_soon(self, start: int, stop: int) -> None:
+        self._inner.flush_soon(start, stop)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class SlowPartial(WrappedPartial):
+    """An open partial whose bytes are read at once, and handed over when the test says so."""
+
+    def __init__(self, inner: Partial, storage: SlowStorage) -> None:
+        super().__init__(inner)
+        self._storage = storage
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._inner.read(offset, length)
+        self._storage.reading.set()
+        self._storage.go_on.wait(10)
+        return data
+
+
+class SlowStorage(MemoryStorage):
+    """A disk that takes its time to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = threading.Event()
+        self.go_on = threading.Event()
+
+    def open(self, session_id: str) -> Partial:  # type: ignore[override]
+        return SlowPartial(super().open(session_id), self)
+
+
+class LossyPartial(WrappedPartial):
+    """An open partial on a lossy disk: a sync that failed, of this opening or of another, fails all later ones."""
+
+    def __init__(self, inner: Partial, storage: LossyStorage, session_id: str) -> None:
+        super().__init__(inner)
+        self._storage = storage
+        self._session_id = session_id
+        self._opened = storage.losses
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self._inner.write(offset, data)
+        self._storage.unsynced.setdefault(self._session_id, []).append((offset, len(data)))
+
+    def sync(self) -> None:
+        if self._opened != self._storage.losses:
+            raise OSError(errno.EIO, "lost before")
+        self._storage.flush(self._session_id)
+
+
+class LossyStorage(MemoryStorage):
+    """A disk whose next `failures` syncs fail: what was written before is zeros then, and the next sync succeeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures = 0
+        self.losses = 0
+        self.unsynced: dict[str, list[tuple[int, int]]] = {}
+
+    def flush(self, session_id: str) -> None:
+        lost = self.unsynced.pop(session_id, [])
+        if self.failures:
+            self.failures -= 1
+            self.losses += 1
+            partial = super().open(session_id)
+            for offset, length in lost:
+                partial.write(offset, bytes(length))
+            raise OSError(errno.EIO, "lost")
+
+    def open(self, session_id: str) -> Partial:  # type: ignore[override]
+        return LossyPartial(super().open(session_id), self, session_id)
+
+    def prepare(self, session_id: str, attributes: Attributes) -> Prepared:
+        self.flush(session_id)
+        return super().prepare(session_id, attributes)
 
 
 class Bench:

@@ -1,0 +1,170 @@
+"""Disks that lose what they were given, and catalogs that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from chunkyd.errors import Problem
+from chunkyd.protocol.paths import Target
+from tests.server.bench import Bench, LossyStorage, SlowStorage, chunk_of, pieces, run, sha
+from tests.server.process import serving, wait_until
+
+DATA = bytes(range(250)) * 20
+
+
+def test_a_failed_sync_counts_nothing_and_is_not_forgotten() -> None:
+    """Chunks written before a failed sync are missing, those of its neighbours too; sent again, the file is whole."""
+
+    async def scenario() -> None:
+        storage = LossyStorage()
+        bench = Bench(storage)
+        session = await bench.open(DATA)
+        await bench.put(session, DATA, 0, 1000)
+        storage.failures = 1
+        parts = [(start, start + 1000) for start in range(1000, 5000, 1000)]
+        done = await asyncio.gather(*(bench.put(session, DATA, *part) for part in parts), return_exceptions=True)
+        assert any(isinstance(result, OSError) for result in done)
+        for part, result in zip(parts, done, strict=True):
+            if isinstance(result, OSError):
+                assert session.stored.missing(*part) == [part]
+        for start, stop in session.missing():
+            await bench.put(session, DATA, start, stop)
+        assert session.status() == "complete"
+        assert bench.content() == DATA
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_hash_under_way_forgets_bytes_whose_commit_failed() -> None:
+    """Bytes that were being hashed when their commit failed are not in the hash of those that come instead."""
+
+    async def scenario() -> None:
+        storage = SlowStorage()
+        bench = Bench(storage)
+        session = await bench.open(DATA)
+        bench.catalog.full = {"record_stored"}
+        wrong = bytes(3000)
+        with pytest.raises(Problem):
+            await bench.uploads.chunk(session, chunk_of(wrong, 0, 5000), pieces(wrong))
+        assert await asyncio.to_thread(storage.reading.wait, 5)
+        storage.go_on.set()
+        bench.catalog.full = set()
+        assert await bench.put(session, DATA) == "complete"
+        assert bench.content() == DATA
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_copy_whose_sync_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a kept version that a disk lost on their way are copied once more, never published as they are."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        storage = LossyStorage()
+        monkeypatch.setattr(storage, "clone", lambda target, session_id: False)
+        bench = Bench(storage)
+        await bench.upload(DATA)
+        storage.failures = 1
+        session = await bench.open(DATA, b"copy")
+        assert session.status() == "complete"
+        assert not storage.failures
+        assert bench.content(b"copy") == DATA
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_new_catalog_learns_what_is_published() -> None:
+    """Every file is recorded again, what a session publishes meanwhile is newer, and it is done once only."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        for number in range(100):
+            await bench.upload(DATA + b"%d" % number, b"folder/%d" % number)
+        again = Bench(bench.storage)
+        newer = await again.open(b"newer", b"folder/7")
+        rebuilding = asyncio.create_task(again.uploads.rebuild())
+        await again.put(newer, b"newer")
+        await rebuilding
+        assert again.catalog.knows_files()
+        assert len(list(again.catalog.files())) == 100
+        record = again.catalog.file(Target("u", b"folder/7"))
+        assert record is not None and record.file_hash == sha(b"newer") and record.sequence == newer.record.sequence
+        session = await again.open(DATA + b"8", b"elsewhere")
+        assert session.status() == "complete"
+        again.catalog.remove_file(Target("u", b"folder/9"))
+        await again.uploads.rebuild()
+        assert again.catalog.file(Target("u", b"folder/9")) is None
+        await again.close()
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_rebuild_stops_with_the_server() -> None:
+    """Nothing is read after a stop, and the next start goes on."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(DATA)
+        again = Bench(bench.storage)
+        await again.uploads.close()
+        await again.uploads.rebuild()
+        assert not again.catalog.knows_files()
+        again.threads.close()
+        await bench.close()
+
+    run(scenario)
+
+
+def test_noise_instead_of_the_catalog(tmp_path: Path) -> None:
+    """A killed server whose catalog is overwritten comes up, says so, and needs no byte of what it has."""
+    with serving(tmp_path) as server:
+        server.client().upload(DATA, b"kept/file")
+        open_session = server.client().initiate(b"x" * 10_000, b"unfinished")
+        server.kill()
+        catalog = server.data / "catalog.sqlite3"
+        for ending in ("", "-wal"):  # the log alone would bring all of it back
+            catalog.with_name(catalog.name + ending).write_bytes(b"noise " * 5000)
+        server.start()
+        assert server.lines("error.*was damaged and is now")
+        wait_until(lambda: server.lines("error.*1 published files were recorded again"))
+        assert len(list(server.data.glob("catalog.sqlite3.damaged-*[0-9]"))) == 1
+        open_session.client = server.client()
+        assert open_session.status().problem == "invalid-session-id"
+        assert not list((server.data / "partial").iterdir())
+        assert server.client().initiate(DATA, b"copy").reply.json["status"] == "complete"
+        assert server.file("kept/file").read_bytes() == server.file("copy").read_bytes() == DATA
+        server.terminate()
+        assert server.start().lines("was damaged") == server.lines("was damaged")
+        assert len(server.lines("recorded again")) == 2
+
+
+def test_users_outlive_a_damaged_catalog(tmp_path: Path) -> None:
+    """Tokens are saved out of a catalog whose other pages are torn, so that nobody is locked out."""
+    with serving(tmp_path, auth="tokens") as server:
+        token = server.command("user", "add", "ann").stdout.splitlines()[-1]
+        client = server.client(token)
+        client.upload(DATA, b"f")
+        server.terminate()
+        _tear(server.data / "catalog.sqlite3", "session")
+        server.start()
+        assert server.lines("were saved from the damaged catalog")
+        wait_until(lambda: server.lines("1 published files were recorded again"))
+        assert server.client(token).initiate(DATA, b"f").reply.json["status"] == "complete"
+
+
+def _tear(path: Path, table: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    with path.open("r+b") as raw:
+        raw.seek((root - 1) * size)
+        raw.write(b"\xa5" * size)
