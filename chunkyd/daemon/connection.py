@@ -23,13 +23,12 @@ class Connection:
         self._guard = threading.Lock()
         self._remote = remote
         self._token = read_token(remote, environ)
-        self._client = self._connect()
+        self._client = self._connect(remote, self._token)
 
-    def _connect(self) -> Client:
-        remote = self._remote
+    def _connect(self, remote: Remote, token: str | None) -> Client:
         return Client(
             remote.url,
-            token=self._token,
+            token=token,
             ca_file=remote.ca_file,
             proxy=remote.proxy,
             allow_plain=remote.allow_plain,
@@ -46,14 +45,19 @@ class Connection:
         """Where sessions are remembered for."""
         return self._client.url
 
-    def refresh(self, remote: Remote | None = None) -> None:
-        """Take over new settings, or only look whether the token file has another token; raises ConfigError."""
+    def refresh(self, remote: Remote | None = None) -> bool:
+        """Take over new settings, or only look whether the token file has another token; whether anything was new.
+
+        Raises ConfigError; then all is as it was.
+        """
         with self._guard:
             wanted = remote or self._remote
             token = read_token(wanted, self._environ)
-            if (wanted, token) != (self._remote, self._token):
-                self._remote, self._token = wanted, token
-                self._client = self._connect()
+            if (wanted, token) == (self._remote, self._token):
+                return False
+            self._client = self._connect(wanted, token)
+            self._remote, self._token = wanted, token
+            return True
 
     def check_ready(self) -> None:
         """Return if the server can store; raise what is in the way."""

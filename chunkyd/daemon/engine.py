@@ -105,14 +105,20 @@ class Engine:
         found = one_pass(self.folders.watched(), self._intake, self._intake, self._clock, stop)
         return sum(status.changing for status in found)
 
-    def stop(self, seconds: float) -> None:
-        """Everything, in reverse; what is under way is left as it is in the table, and taken up at the next start."""
+    def stop(self, seconds: float) -> bool:
+        """Everything, in reverse; what is under way is left as it is in the table, and taken up at the next start.
+
+        Whether all uploads had left in time.
+        """
+        self.pool.begin_stop()  # uploads leave while the watcher ends
         self.watcher.stop(_WATCH_STOP_SECONDS)
-        if not self.pool.stop(seconds - _WATCH_STOP_SECONDS):
+        all_left = self.pool.stop(seconds - _WATCH_STOP_SECONDS)
+        if not all_left:
             _LOG.warning("an upload did not leave in time; its job goes on at the next start")
         self.events.close()
         self._control.stop()
         self.queue.close()
+        return all_left
 
     def reload(self) -> ReloadOutcome:
         """Read the configuration again; a bad one changes nothing."""

@@ -13,7 +13,8 @@ import threading
 import msgspec
 
 from chunkyd.clock import Clock
-from chunkyd.files import atomic_write
+from chunkyd.errors import StateError
+from chunkyd.files import atomic_write, disk_full_is_storage_full
 
 _NAME = "roots.json"
 _KEPT = 32  # identities remembered for each folder; older ones belong to jobs long finished
@@ -51,7 +52,7 @@ class Homes:
         try:
             with open(self._path, "rb") as file:
                 return msgspec.json.decode(file.read(), type=dict[str, list[_Home]])
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (OSError, UnicodeDecodeError, msgspec.DecodeError):
             # Without this memory every root is at home: a job made under a disk that is away now would count as
             # deleted, cancelled as source-gone, and be queued again as soon as its file is back. Nothing is lost.
             return {}
@@ -73,9 +74,19 @@ class Homes:
         """The root's identity as it is now; a new one is written down before anyone relies on it."""
         identity = root_identity(root)
         with self._lock:
-            homes = self._homes.setdefault(folder, [])
+            homes = self._homes.get(folder, [])
             if identity is not None and (not homes or homes[-1].identity != identity):
                 since = self._clock.wall() if homes else 0.0
-                self._homes[folder] = [*homes, _Home(since, identity)][-_KEPT:]
-                atomic_write(self._path, msgspec.json.encode(self._homes))
+                grown = {**self._homes, folder: [*homes, _Home(since, identity)][-_KEPT:]}
+                self._write(grown)
+                self._homes = grown
         return identity
+
+    def _write(self, homes: dict[str, list[_Home]]) -> None:
+        try:
+            with disk_full_is_storage_full(f"{self._path} cannot be written"):
+                atomic_write(self._path, msgspec.json.encode(homes))
+        except OSError as error:
+            raise StateError(
+                f"{self._path} cannot be written: {error.strerror}", mend="make the state folder writable for this user"
+            ) from error

@@ -45,7 +45,9 @@ class Live:
     def remove(self, upload: LiveUpload) -> None:
         """The worker has left it."""
         with self._changed:
-            self._uploads.pop(upload.job.id, None)
+            # A job given back to the table may be claimed anew before its last worker gets here.
+            if self._uploads.get(upload.job.id) is upload:
+                del self._uploads[upload.job.id]
             self._changed.notify_all()
 
     def stop_all(self) -> None:

@@ -13,6 +13,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -33,6 +34,7 @@ _LOG = logging.getLogger("chunkyd.daemon")
 _LONGEST_SLEEP = 15.0  # also the dispatcher's heartbeat, and how late a timetable's entry or a clock's step is noticed
 _TROUBLE_SECONDS = 5.0
 _SHORTEST_SLEEP = 0.05
+_FIRST_PRUNE_SECONDS = 60.0  # soon after the start: a daemon that is restarted daily prunes too
 
 
 class Pool:
@@ -74,20 +76,35 @@ class Pool:
     def start(self) -> None:
         """Begin to claim."""
         self._scheduler.start()
+        self._scheduler.add_job(
+            self._prune,
+            "interval",
+            days=1,
+            id="prune",
+            next_run_time=datetime.now(UTC) + timedelta(seconds=_FIRST_PRUNE_SECONDS),
+        )
         self._dispatcher.start()
 
     def wake(self) -> None:
         """Something changed: look again. Never blocks; any number of calls make one look."""
         self._changed.set()
 
-    def stop(self, seconds: float) -> bool:
-        """Claim nothing more and ask all uploads to leave; whether all had left in time."""
+    def begin_stop(self) -> None:
+        """Claim nothing more and ask all uploads to leave."""
         self._stopping.set()
         self._changed.set()
-        self._dispatcher.join(seconds)
         self._live.stop_all()
-        left = self._live.wait_until_none(seconds)
-        self._scheduler.shutdown(wait=False)
+
+    def stop(self, seconds: float) -> bool:
+        """The same, and wait for them; whether all had left in time."""
+        deadline = self._clock.monotonic() + seconds
+        self.begin_stop()
+        if self._dispatcher.is_alive():
+            self._dispatcher.join(seconds)
+        self._live.stop_all()  # what the dispatcher had just claimed
+        left = self._live.wait_until_none(max(0.0, deadline - self._clock.monotonic()))
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
         return left
 
     def alive(self) -> bool:
@@ -105,6 +122,9 @@ class Pool:
             except EnvironmentFailure as error:  # the job table is full, locked, broken: nothing can be begun now
                 _LOG.error("%s", error)
                 pause = _TROUBLE_SECONDS
+            except Exception:  # noqa: BLE001 - without a dispatcher nothing is ever sent again, and nobody would know
+                _LOG.exception("looking for work: unexpected")
+                pause = _TROUBLE_SECONDS
             self._changed.wait(pause)
 
     def _turn(self) -> None:
@@ -113,7 +133,7 @@ class Pool:
         self._stop_what_lost_its_claim()
         hold = self._queue.held()
         if hold is not None:
-            if hold.next_probe <= self._clock.monotonic():
+            if hold.next_probe <= self._clock.monotonic() or self._has_new_token(hold.reason):
                 self._begin_once("probe", self._ask, hold.reason)
             return
         # An upload ends its own session, and what it finds left behind; only an idle daemon has to see to it.
@@ -162,6 +182,20 @@ class Pool:
             if upload.job.id in unwanted or self._bandwidth.paused:
                 upload.stop.set()
 
+    def _has_new_token(self, reason: Reason) -> bool:
+        """A refused token is asked about ever more rarely; one that was put in its place is tried at the next look."""
+        return reason is Reason.AUTH and "probe" not in self._busy and self._probe.token_is_new()
+
+    def _prune(self) -> None:
+        """Once a day, old history goes."""
+        try:
+            dropped = self._queue.prune()
+        except EnvironmentFailure as error:
+            _LOG.error("old history could not be dropped: %s", error)
+            return
+        if dropped:
+            _LOG.info("%d old jobs are dropped from the history", dropped)
+
     def _ask(self, reason: Reason) -> None:
         self._probe.ask(reason)
 
@@ -192,6 +226,8 @@ class Pool:
             return _LONGEST_SLEEP  # its end wakes us
         if hold is not None:
             wait = hold.next_probe - self._clock.monotonic()
+        elif self._bandwidth.paused or len(self._live) >= self.workers:
+            return _LONGEST_SLEEP  # nothing can be begun, whatever is due; a worker's end wakes us
         else:
             due = self._queue.next_due()
             wait = _LONGEST_SLEEP if due is None else due - self._clock.wall()

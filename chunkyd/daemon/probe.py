@@ -47,10 +47,17 @@ class Probe:
     def _still(self, reason: Reason, found: Reason, error: ChunkyError) -> bool:
         if found is reason:
             self._queue.probe_failed(reason, str(error))
-        else:  # another trouble than the one we held for
-            self._queue.lift(reason)
+        else:  # another trouble than the one we held for; the queue is never let go in between
             self._queue.hold(found, str(error))
+            self._queue.lift(reason)
         return False
+
+    def token_is_new(self) -> bool:
+        """Whether another token stands in the token's place than the one that was used last; it is used from now on."""
+        try:
+            return self._connection.refresh()
+        except ChunkyError:  # a file that cannot be read just now is told by the next probe
+            return False
 
     def end_sessions(self) -> None:
         """End at the server what was superseded, cancelled or completed here; unanswered, it stays to be ended."""

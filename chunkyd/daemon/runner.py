@@ -30,7 +30,7 @@ from chunkyd.errors import (
     SourceGone,
     Unreachable,
 )
-from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.files import Fingerprint, fingerprint, is_regular
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
@@ -41,6 +41,7 @@ from chunkyd.upload.progress import Progress
 from chunkyd.upload.uploader import Result, Uploader
 
 _LOG = logging.getLogger("chunkyd.daemon")
+_ELSEWHERE = "the folder it was found in is not there"
 _RECORD_SECONDS = 2.0  # how often progress is written down: a crash costs no byte by it, the server knows better
 
 
@@ -92,8 +93,9 @@ class Runner:
 
     def _uploader(self, live: LiveUpload, source: bytes) -> Uploader:
         job, uploads = live.job, self.uploads
+        client = self._connection.client  # one look: a reload may put another in its place
         return Uploader(
-            self._connection.url,
+            client.url,
             source,
             name=published_path(job.folder, job.path),
             memory=JobMemory(self._queue, job),
@@ -106,7 +108,7 @@ class Runner:
             verify=uploads.verify,
             limiter=self._limiter,
             progress=lambda picture: self._note(live, picture),
-            client=self._connection.client,
+            client=client,
             clock=self._clock,
             stop=live.stop,
             expected=job.fingerprint,
@@ -135,6 +137,9 @@ class Runner:
         folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
         if folder is not None and source is not None:
             outcome = after_upload(source, job.path, job.id, sent, folder.after_upload)
+            if outcome is Outcome.GONE and not self._homes.at_home(job.folder, folder.path, job.created):
+                self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)  # it may stand there under its hidden name
+                return
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(source))
         self._queue.done(job, sent)
@@ -181,15 +186,16 @@ class Runner:
         if folder is not None and self._homes.at_home(job.folder, folder.path, job.created):
             self._queue.gone(job)
         else:
-            self._queue.pause(job, Reason.ROOT_MISSING, "the folder it was found in is not there")
+            self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
 
     def _version_now(self, job: Job) -> Fingerprint | None:
         """The version at the source's path; None where the watcher must find out."""
         source = self._folders.source(job.folder, job.path)
         try:
-            return fingerprint(os.lstat(source)) if source is not None else None
+            status = os.lstat(source) if source is not None else None
         except OSError:
             return None
+        return fingerprint(status) if status is not None and is_regular(status) else None
 
 
 def _arrival(job: Job, result: Result) -> str:

@@ -17,6 +17,7 @@ from chunkyd import notify
 from chunkyd.clock import Clock
 from chunkyd.daemon.engine import Engine
 from chunkyd.daemon.lock import StateLock
+from chunkyd.errors import EXIT_DONE
 from chunkyd.settings import DaemonSettings
 from chunkyd.upload.source import install_lease_handler
 
@@ -24,12 +25,21 @@ _LOG = logging.getLogger("chunkyd.daemon")
 _STOP_SECONDS = 8.0
 
 
+def _end_now() -> None:
+    """End without waiting for threads that hang on a disk, or copy a big file: they are safe to be cut off anywhere."""
+    logging.shutdown()
+    os._exit(EXIT_DONE)
+
+
 def _nobody_waits() -> None:
     """In the foreground nobody waits to be told that it serves."""
 
 
 class Service:
-    """Runs until it is told to stop. Created in the main thread, before any other thread exists."""
+    """Runs until it is told to stop, from its creation on: in the main thread, before any other thread exists.
+
+    Creating it takes the state folder; raises AlreadyRunning, StateError, ConfigError.
+    """
 
     def __init__(
         self,
@@ -39,31 +49,36 @@ class Service:
         clock: Clock,
         up: Callable[[], None] = _nobody_waits,
     ) -> None:
-        self._settings = settings
         self._up = up
         self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for number, wish in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
+            signal.signal(number, self._handler(wish))
+        install_lease_handler()
+        os.umask(0o077)
+        # Before the job table is looked at: a broken or an older one is moved and changed by its one owner only.
         self._lock = StateLock(settings.state_dir)
-        self.engine = Engine(settings, config, environ, clock)
+        self._lock.acquire()
+        try:
+            self.engine = Engine(settings, config, environ, clock)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def run(self) -> None:
         """Start, serve, stop. Raises what the user must be told: AlreadyRunning, StateError, ConfigError."""
-        os.umask(0o077)
-        self._lock.acquire()
+        all_left = True
         try:
-            install_lease_handler()
-            for number, wish in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
-                signal.signal(number, self._handler(wish))
             self.engine.start()
-            try:
-                notify.ready(self.engine.summary())
-                self._up()
-                self._serve()
-            finally:
-                notify.stopping()
-                self.engine.stop(_STOP_SECONDS)
+            notify.ready(self.engine.summary())
+            self._up()
+            self._serve()
         finally:
+            notify.stopping()
+            all_left = self.engine.stop(_STOP_SECONDS)
             self._lock.release()
         _LOG.info("stopped")
+        if not all_left:
+            _end_now()
 
     def _handler(self, wish: str) -> Callable[[int, FrameType | None], None]:
         def handle(_number: int, _frame: FrameType | None) -> None:
