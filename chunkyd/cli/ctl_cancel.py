@@ -7,6 +7,7 @@ import click
 from chunkyd.cli.common import json_option, print_json
 from chunkyd.cli.ctl_common import CtlOptions, client, pass_options, refusals, report
 from chunkyd.cli.ctl_complete import complete_job
+from chunkyd.control.base import Selection
 
 
 @click.command("cancel")
@@ -19,4 +20,4 @@ def cancel(options: CtlOptions, jobs: tuple[int, ...], as_json: bool) -> int:
     if as_json:
         print_json(outcome)
         return refusals(outcome)
-    return report("cancelled", outcome)
+    return report("cancelled", outcome, Selection(jobs=jobs))

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import click
 
-from chunkyd.cli.common import Options, say
-from chunkyd.control.base import Outcome
+from chunkyd.cli.common import Options, say, visible
+from chunkyd.control.base import Outcome, Selection
 from chunkyd.control.client import ControlClient
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, ChunkyError, ConfigError
-from chunkyd.settings import DaemonSettings, default_socket, find_config, load_daemon
+from chunkyd.settings import DaemonSettings, default_socket, find_config, load_control, load_daemon
 
 UNIT_CONFIGS = "/etc/chunkyd"
 UNIT_FOLDERS = {"RUNTIME_DIRECTORY": "/run/chunkyd", "STATE_DIRECTORY": "/var/lib/chunkyd"}
@@ -51,7 +51,8 @@ def client(options: CtlOptions) -> ControlClient:
 
 def _configured_socket(options: CtlOptions) -> str:
     try:
-        return settings(options).control.socket
+        path = find_config("daemon", options.config, os.environ)
+        return load_control(path, unit_environ(path, os.environ)).socket
     except ConfigError:
         usual = default_socket(os.environ)
         if options.config is None and os.path.exists(usual):
@@ -59,9 +60,13 @@ def _configured_socket(options: CtlOptions) -> str:
         raise
 
 
-def report(done: str, outcome: Outcome) -> int:
-    """Say what was done, job by job where it was not; the exit code."""
-    click.echo(f"{outcome.changed} {'job' if outcome.changed == 1 else 'jobs'} {done}")
+def report(done: str, outcome: Outcome, selection: Selection) -> int:
+    """Say what was done to jobs, a folder or everything, job by job where it was not; the exit code."""
+    jobs = f"{outcome.changed} {'job' if outcome.changed == 1 else 'jobs'}"
+    if selection.folder is not None:
+        click.echo(visible(f"folder {selection.folder} {done} ({jobs})"))
+    else:
+        click.echo(f"{jobs} {done}" if selection.jobs else f"everything {done} ({jobs})")
     return refusals(outcome)
 
 

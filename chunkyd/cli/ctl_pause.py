@@ -17,8 +17,9 @@ from chunkyd.control.base import Selection
 @pass_options
 def pause(options: CtlOptions, jobs: tuple[int, ...], folder: str | None, as_json: bool) -> int:
     """Hold these jobs, a folder, or (without arguments) everything, what comes later too; a restart changes nothing."""
-    outcome = client(options).pause(Selection(jobs=jobs, folder=folder))
+    selection = Selection(jobs=jobs, folder=folder)
+    outcome = client(options).pause(selection)
     if as_json:
         print_json(outcome)
         return refusals(outcome)
-    return report("paused; `chunkyctl resume` with the same arguments goes on", outcome)
+    return report("paused", outcome, selection)

@@ -17,8 +17,9 @@ from chunkyd.control.base import Selection
 @pass_options
 def resume(options: CtlOptions, jobs: tuple[int, ...], folder: str | None, as_json: bool) -> int:
     """Let these jobs, a folder, or (without arguments) everything go on."""
-    outcome = client(options).resume(Selection(jobs=jobs, folder=folder))
+    selection = Selection(jobs=jobs, folder=folder)
+    outcome = client(options).resume(selection)
     if as_json:
         print_json(outcome)
         return refusals(outcome)
-    return report("resumed", outcome)
+    return report("resumed", outcome, selection)

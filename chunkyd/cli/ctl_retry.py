@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from chunkyd.cli.common import json_option, print_json
-from chunkyd.cli.ctl_common import CtlOptions, client, pass_options, refusals, report
+from chunkyd.cli.ctl_common import CtlOptions, client, pass_options, refusals
 from chunkyd.cli.ctl_complete import complete_job
 
 
@@ -19,4 +19,5 @@ def retry(options: CtlOptions, jobs: tuple[int, ...], as_json: bool) -> int:
     if as_json:
         print_json(outcome)
         return refusals(outcome)
-    return report("to be tried again", outcome)
+    click.echo(f"{outcome.changed} to be tried again")
+    return refusals(outcome)

@@ -132,7 +132,8 @@ class ControlClient:
         headers = {VERSION_HEADER: CONTROL_VERSION, "Content-Type": "application/json", "Connection": "close"}
         try:
             with _translated(self._path, patience):
-                connection.request(method, target, body, headers)
+                with contextlib.suppress(BrokenPipeError):  # refused before its body was read: the answer says why
+                    connection.request(method, target, body, headers)
                 response = connection.getresponse()
                 _check(response)
                 yield response

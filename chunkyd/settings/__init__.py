@@ -11,6 +11,7 @@ render      back to YAML, for check-config
 """
 
 from chunkyd.settings.daemon import is_loopback as is_loopback
+from chunkyd.settings.daemon import load_control as load_control
 from chunkyd.settings.daemon import load_daemon as load_daemon
 from chunkyd.settings.places import default_data_dir as default_data_dir
 from chunkyd.settings.places import default_socket as default_socket

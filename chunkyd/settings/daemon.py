@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from chunkyd.settings.document import overlay, read_document
+from chunkyd.settings.document import Value, overlay, read_document
 from chunkyd.settings.places import DAEMON, default_socket, default_state_dir, is_inside, path_reader
 from chunkyd.settings.reader import (
     Entry,
@@ -57,6 +57,13 @@ def load_daemon(path: str, environ: Mapping[str, str]) -> DaemonSettings:
     )
     _keep_apart(section.entry("folders"), settings)
     return settings
+
+
+def load_control(path: str, environ: Mapping[str, str]) -> Control:
+    """Where the daemon is spoken to, and no more: what else is wrong in the file keeps nobody from asking it."""
+    document = overlay(read_document(path), DAEMON.prefix, DAEMON.reserved, environ)
+    written = Entry("", document).named().get("control", Entry("control", Value(path, None)))
+    return _read_control(written, path_reader(path, environ), environ)
 
 
 def read_log(entry: Entry) -> Log:

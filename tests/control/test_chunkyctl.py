@@ -115,10 +115,10 @@ def test_show_tells_what_was_resumed(run: Run, server: ControlServer, backend: F
 
 def test_pause_and_its_kin_reach_the_daemon(run: Run, server: ControlServer, backend: FakeBackend):
     """Jobs, a folder, or nothing for everything."""
-    assert run("pause")[:2] == (0, "3 jobs paused; `chunkyctl resume` with the same arguments goes on\n")
-    assert run("pause", "--folder", "footage")[0] == 0
+    assert run("pause")[:2] == (0, "everything paused (3 jobs)\n")
+    assert run("pause", "--folder", "footage")[:2] == (0, "folder footage paused (3 jobs)\n")
     assert run("resume", "1", "2")[:2] == (0, "2 jobs resumed\n")
-    assert run("retry")[0] == 0
+    assert run("retry")[:2] == (0, "0 to be tried again\n")
     assert run("cancel", "1")[:2] == (0, "1 job cancelled\n")
     assert json.loads(run("cancel", "1", "--json")[1]) == {"changed": 1, "refused": []}
     assert backend.calls[:4] == [
@@ -195,7 +195,9 @@ def test_the_socket_comes_from_the_configuration(
     text = "server: {url: 'http://127.0.0.1:1'}\nfolders: [{path: %s}]\ncontrol: {socket: %s}\n"
     config.write_text(text % (short_folder / "watched", path))
     assert run("status", "--json", to=("--config", str(config)))[0] == 0
-    config.write_text("folder: x\n")
+    config.write_text("folder: x\ncontrol: {socket: %s}\n" % path)  # noqa: UP031
+    assert run("status", to=("--config", str(config)))[0] == 0  # a daemon that runs on older settings can be asked
+    config.write_text("control: {sucket: x}\n")
     assert run("status", to=("--config", str(config)))[0] == 78
     assert run("status", to=("--config", str(tmp_path / "none.yaml")))[0] == 78
 

@@ -27,6 +27,7 @@ from chunkyd.errors import (
     EnvironmentFailure,
     StateError,
     Unreachable,
+    UsageError,
     UserError,
 )
 from tests.control.fake import FakeBackend
@@ -60,7 +61,8 @@ def ask(path: str, method: str, target: str, body: bytes = b"", **headers: str) 
     connection.sock.settimeout(20)
     connection.sock.connect(path)
     try:
-        connection.request(method, target, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        with contextlib.suppress(BrokenPipeError):  # refused before its body was read
+            connection.request(method, target, body, {key.replace("_", "-"): value for key, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -545,6 +547,19 @@ try:
 except ChunkyError as error:
     print(type(error).__name__, error)
 """
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(path: str, backend: FakeBackend):
+    """What was refused by its head alone is told, not "broken pipe", however long the body is."""
+    server = ControlServer(path, None, backend)
+    server.start()
+    try:
+        for _ in range(30):
+            with pytest.raises(UsageError, match="65536 bytes"):
+                ControlClient(path).pause(Selection(jobs=tuple(range(100_000, 200_000))))
+        assert backend.calls == []
+    finally:
+        server.stop()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
