@@ -50,14 +50,24 @@ def client(options: CtlOptions) -> ControlClient:
 
 
 def _configured_socket(options: CtlOptions) -> str:
+    """A daemon that still runs with older settings can be asked, whatever is wrong in the configuration by now."""
+    try:
+        return settings(options).control.socket
+    except ConfigError:
+        socket = _socket_without_settings(options)
+        if os.path.exists(socket):
+            return socket
+        raise
+
+
+def _socket_without_settings(options: CtlOptions) -> str:
     try:
         path = find_config("daemon", options.config, os.environ)
         return load_control(path, unit_environ(path, os.environ)).socket
     except ConfigError:
-        usual = default_socket(os.environ)
-        if options.config is None and os.path.exists(usual):
-            return usual
-        raise
+        if options.config is not None:
+            raise
+        return default_socket(os.environ)
 
 
 def report(done: str, outcome: Outcome, selection: Selection) -> int:
