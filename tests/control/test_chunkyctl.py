@@ -197,7 +197,7 @@ def test_the_socket_comes_from_the_configuration(
     assert run("status", "--json", to=("--config", str(config)))[0] == 0
     config.write_text("folder: x\ncontrol: {socket: %s}\n" % path)  # noqa: UP031
     assert run("status", to=("--config", str(config)))[0] == 0  # a daemon that runs on older settings can be asked
-    config.write_text("folder: x\ncontrol: {socket: %s}\n" % (short_folder / "nobody"))  # noqa: UP031
+    config.write_text("folder: x\ncontrol: {socket: %s}\n" % (short_folder / "nobody"))
     assert run("status", to=("--config", str(config)))[0] == 78
     config.write_text("control: {sucket: x}\n")
     assert run("status", to=("--config", str(config)))[0] == 78
