@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import Program, Server, running, sha256, wait_until
+from tests.e2e.programs import Daemon, Program, Server, running, sha256, wait_until
+from tests.server.process import Client, Session
 
 MIB = 1 << 20
 CHUNK = MIB
@@ -122,3 +124,69 @@ def test_two_clients_resume_one_session(tmp_path: Path) -> None:
         sessions = set(re.findall(r"PATCH /uploadChunk 200 .*session=(\S+)", server.text()))
         assert len(sessions) == 1
         wait_no_partial(server)
+
+
+def test_newer_overtakes_while_the_older_is_verified(tmp_path: Path) -> None:
+    """A small new version is complete while the big old one is still hashed: both succeed, and the new one stays."""
+    server = Server(tmp_path)
+    old, new = bytes(512 * MIB), b"the new version"
+    part = 64 * MIB
+    with running(server), ThreadPoolExecutor(1) as aside:
+        big = Client(server.port).initiate(old, b"report")
+        for start in range(part, len(old), part):  # the beginning comes last, so that nothing is hashed before
+            assert big.put(start, start + part).status == 200
+        watching = Session(Client(server.port), old, big.file_hash, big.reply)
+        small = Client(server.port).initiate(new, b"report")
+        aside.submit(big.put, 0, part)
+        wait_until("it is verified", lambda: watching.status().json["status"] == "verifying", 20, server.text)
+        assert small.put(0, len(new)).status == 200
+        wait_until("the small one is complete", lambda: small.status().json["status"] == "complete", 20, server.text)
+        assert (server.files() / "report").read_bytes() == new
+        wait_until("the big one is complete", lambda: watching.status().json["status"] == "complete", 60, server.text)
+        order = re.findall(r": complete: report of local, (\d+) bytes", server.text())
+        assert order == [str(len(new)), str(len(old))]
+        assert (server.files() / "report").read_bytes() == new
+        assert published(server) == ["report"]
+        wait_no_partial(server)
+
+
+def test_existing_files_are_kept(tmp_path: Path) -> None:
+    """`existing: keep`: another version puts the old one aside as name.~1~; equal bytes never make a copy."""
+    server = Server(tmp_path, existing="keep")
+    source = tmp_path / "report.txt"
+    with running(server):
+        for content in (b"first", b"first", b"second", b"second", b"third"):
+            source.write_bytes(content)
+            upload = Upload(tmp_path, server, source)
+            with running(upload):
+                upload.wait()
+        found = {name: (server.files() / name).read_bytes() for name in published(server)}
+        assert found == {"report.txt": b"third", "report.txt.~1~": b"first", "report.txt.~2~": b"second"}
+
+
+def test_a_file_becomes_a_folder_and_a_file_again(tmp_path: Path) -> None:
+    """The folder takes the file's place; back, nothing at the server is deleted for it: the job says what to do."""
+    box = tmp_path / "outbox"
+    box.mkdir()
+    server = Server(tmp_path)
+    daemon = Daemon(tmp_path, server.url, [{"path": str(box)}])
+    there = server.files() / "outbox" / "thing"
+    with running(server, daemon):
+        (box / "thing").write_bytes(b"a file")
+        wait_until("the file arrives", there.is_file, 20, daemon.text)
+        daemon.wait_idle()
+        (box / "thing").unlink()
+        (box / "thing").mkdir()
+        (box / "thing" / "inside").write_bytes(b"in a folder")
+        wait_until("the folder arrives", (there / "inside").is_file, 20, daemon.text)
+        daemon.wait_idle()
+        (box / "thing" / "inside").unlink()
+        (box / "thing").rmdir()
+        (box / "thing").write_bytes(b"a file again")
+        wait_until("the job has failed", lambda: [job["state"] for job in daemon.jobs()] == ["failed"], 20, daemon.text)
+        assert (there / "inside").read_bytes() == b"in a folder"
+        (there / "inside").unlink()
+        daemon.ctl("retry", str(daemon.jobs()[0]["id"]))
+        wait_until("the file is back", there.is_file, 20, daemon.text)
+        assert there.read_bytes() == b"a file again"
+        daemon.wait_idle()
