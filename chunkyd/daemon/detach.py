@@ -6,6 +6,8 @@ path is absolute by then. The parent waits until the daemon answers or has faile
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -16,7 +18,7 @@ from chunkyd import log
 from chunkyd.clock import Clock
 from chunkyd.daemon.lock import holder
 from chunkyd.daemon.service import Service
-from chunkyd.errors import AlreadyRunning, EnvironmentFailure
+from chunkyd.errors import AlreadyRunning, ChunkyError, EnvironmentFailure, StateError
 from chunkyd.files import make_durable_folder
 from chunkyd.settings import DaemonSettings
 
@@ -31,15 +33,23 @@ def detach_and_run(settings: DaemonSettings, config: str, environ: Mapping[str, 
     pid = holder(settings.state_dir)
     if pid is not None:
         raise AlreadyRunning(f"chunkyd runs already (process {pid})", mend="`chunkyd restart` begins it anew")
-    make_durable_folder(settings.state_dir)
     log_path = os.path.join(settings.state_dir, LOG_NAME)
+    try:
+        make_durable_folder(settings.state_dir)
+        log_file = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(
+            f"{log_path} cannot be written: {error.strerror}",
+            mend="make the state folder writable for this user, or set state_dir",
+        ) from error
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
+        os.close(log_file)
         _wait_until_up(reader, log_path)
         return
     os.close(reader)
-    _become_daemon(settings, config, environ, clock, log_path, writer)
+    _become_daemon(settings, config, environ, clock, log_file, writer)
 
 
 def _wait_until_up(reader: int, log_path: str) -> None:
@@ -50,12 +60,11 @@ def _wait_until_up(reader: int, log_path: str) -> None:
 
 
 def _become_daemon(
-    settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock, log_path: str, writer: int
+    settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock, log_file: int, writer: int
 ) -> None:
     import daemon
 
-    output = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    stream = os.fdopen(output, "w", buffering=1)
+    stream = os.fdopen(log_file, "w", buffering=1)
     context = daemon.DaemonContext(
         working_directory="/",
         umask=0o077,
@@ -71,9 +80,11 @@ def _become_daemon(
         log.configure(settings.log, "chunkyd")
         Service(settings, config, environ, clock, up=lambda: _say_up(writer)).run()
         code = 0
-    except EnvironmentFailure as error:
+    except ChunkyError as error:
         sys.stderr.write(f"chunkyd: {error}\n")
         code = error.exit_code
+    except Exception:
+        logging.getLogger("chunkyd.daemon").exception("unexpected")
     finally:
         sys.stderr.flush()
         os._exit(code)  # a fork of the command: its own clean-up belongs to the parent
@@ -92,7 +103,11 @@ def stop_running(state_dir: str) -> int | None:
     pid = holder(state_dir)
     if pid is None:
         return None
-    os.kill(pid, signal.SIGTERM)
+    try:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise EnvironmentFailure(f"process {pid} is another user's", mend="stop it as that user, or as root") from error
     deadline = time.monotonic() + _STOP_SECONDS
     while holder(state_dir) == pid:
         if time.monotonic() > deadline:

@@ -42,8 +42,9 @@ class StateLock:
                 f"works on {os.path.dirname(self._path)}",
                 mend="stop it, or give this one a state_dir of its own",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same, only its number is not told
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            os.ftruncate(descriptor, len(b"%d\n" % os.getpid()))
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -55,8 +56,16 @@ class StateLock:
 
 def holder(state_dir: str) -> int | None:
     """The process that holds the lock now; None where nobody does."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         descriptor = os.open(os.path.join(state_dir, _NAME), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(
+            f"the state folder {state_dir} cannot be read: {error.strerror}",
+            mend="try as the daemon's user, or as root",
+        ) from error
+    with contextlib.closing(os.fdopen(descriptor, "rb")):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
@@ -64,6 +73,4 @@ def holder(state_dir: str) -> int | None:
                 raise
             text = os.pread(descriptor, 32, 0).strip()
             return int(text) if text.isdigit() else None
-        finally:
-            os.close(descriptor)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -33,13 +34,14 @@ class PassOutcome(msgspec.Struct, frozen=True, rename="camel"):
 
 def run_once(settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock) -> PassOutcome:
     """Carry out one pass in this process. Raises AlreadyRunning beside a daemon, which would do the same anyway."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    install_lease_handler()
+    os.umask(0o077)
     lock = StateLock(settings.state_dir)
     lock.acquire()
     try:
-        install_lease_handler()
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
         engine = Engine(settings, config, environ, clock)
         before = engine.counts().get(State.DONE, 0)
         engine.start_sending()

@@ -31,7 +31,7 @@ from chunkyd.errors import (
     Unreachable,
 )
 from chunkyd.files import Fingerprint, fingerprint, is_regular
-from chunkyd.jobs.job import Job
+from chunkyd.jobs.job import Job, same_version
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
 from chunkyd.protocol.paths import readable
@@ -189,13 +189,21 @@ class Runner:
             self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
 
     def _version_now(self, job: Job) -> Fingerprint | None:
-        """The version at the source's path; None where the watcher must find out."""
-        source = self._folders.source(job.folder, job.path)
+        """The version at the source's path; None where the watcher must find out.
+
+        One that has not settled is left to the watcher, which has heard of it too: taken up at once, a file that is
+        being written would be read, given up and taken up again as fast as the disk turns.
+        """
+        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
         try:
             status = os.lstat(source) if source is not None else None
         except OSError:
             return None
-        return fingerprint(status) if status is not None and is_regular(status) else None
+        if folder is None or status is None or not is_regular(status):
+            return None
+        found = fingerprint(status)
+        settled = self._clock.wall() - found.ctime_ns / 1e9 >= folder.settle
+        return found if settled or same_version(found, job.fingerprint) else None
 
 
 def _arrival(job: Job, result: Result) -> str:
