@@ -116,7 +116,9 @@ class Publisher:
             if not self._storage.clone(source, record.session_id):
                 for offset in range(0, record.total_bytes, READ_BYTES):
                     self._go_on()
-                    partial.write(offset, reader.read(offset, min(READ_BYTES, record.total_bytes - offset)))
+                    stop = min(offset + READ_BYTES, record.total_bytes)
+                    partial.write(offset, reader.read(offset, stop - offset))
+                    partial.flush_soon(offset, stop)  # or the sync below would hold up a stop
             partial.sync()  # a failed one is told once: here the copy is made again, at publishing it would be lost
             return hash_whole(partial.read, record.total_bytes, self._go_on) == record.file_hash
         finally:

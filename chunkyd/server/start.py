@@ -41,6 +41,8 @@ from chunkyd.storage.base import Storage
 
 BACKLOG = 2048
 CONNECTIONS = 4096
+OWN_FILES = 128  # the catalog, a connection to it for each thread, folders, copies
+LEAST_CONNECTIONS = 32
 READ_BUFFER = 256 << 10  # the most of a body that arrives in one piece; heads are limited by the application
 HEAD_MILLISECONDS = 30_000
 FINISH_SECONDS = 5.0  # for chunks on their way
@@ -57,16 +59,16 @@ def serve(
     stop: threading.Event | None = None,
 ) -> None:
     """Run a server until SIGTERM, SIGINT, or `stop` is set. `ready` gets the port once requests are taken."""
-    _allow_many_files()
+    connections = _connections()
     listener = _bind(settings.host, settings.port)
     with contextlib.closing(listener), open_stores(settings.data_dir) as (storage, catalog):
-        uvloop.run(_Run(settings, storage, catalog, listener, ready, stop).main())
+        uvloop.run(_Run(settings, storage, catalog, listener, connections, ready, stop).main())
 
 
 class _Server(Server):
     """Granian, listening where we have bound."""
 
-    def __init__(self, app: Application, listener: socket.socket, settings: ServerSettings) -> None:
+    def __init__(self, app: Application, listener: socket.socket, connections: int, settings: ServerSettings) -> None:
         tls = settings.tls
         super().__init__(
             app,
@@ -76,7 +78,7 @@ class _Server(Server):
             http=HTTPModes.http1,
             websockets=False,
             backlog=BACKLOG,
-            backpressure=CONNECTIONS,
+            backpressure=connections,
             http1_settings=HTTP1Settings(header_read_timeout=HEAD_MILLISECONDS, max_buffer_size=READ_BUFFER),
             log_enabled=False,
             ssl_cert=Path(tls.certificate) if tls else None,
@@ -100,12 +102,14 @@ class _Run:
         storage: Storage,
         catalog: Catalog,
         listener: socket.socket,
+        connections: int,
         ready: Callable[[int], None] | None,
         stop: threading.Event | None,
     ) -> None:
         clock = SystemClock()
         self._settings = settings
         self._listener = listener
+        self._connections = connections
         self._ready = ready
         self._stop = stop
         self._threads = Threads()
@@ -120,7 +124,7 @@ class _Run:
         try:
             await self._threads.record(self._uploads.load)
             self._uploads.resume()
-            server = _granian(self._app, self._listener, self._settings)
+            server = _granian(self._app, self._listener, self._connections, self._settings)
             serving = asyncio.create_task(server.serve())
             keeping = asyncio.create_task(keep_house(self._uploads, self._settings.limits.session_ttl))
             guarding = asyncio.create_task(self._feed_watchdog())
@@ -193,9 +197,9 @@ class _Run:
         return stopping
 
 
-def _granian(app: Application, listener: socket.socket, settings: ServerSettings) -> _Server:
+def _granian(app: Application, listener: socket.socket, connections: int, settings: ServerSettings) -> _Server:
     try:
-        return _Server(app, listener, settings)
+        return _Server(app, listener, connections, settings)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"The certificate or its key cannot be used: {error}", mend="Check tls: in the config"
@@ -226,8 +230,24 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _allow_many_files() -> None:
-    """As many descriptors as the system lets us have: each connection is one, and each session being written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _connections() -> int:
+    """How many connections fit the files that may be open: each is one, and so is the session it writes to.
+
+    All that the system lets us have is taken. Beyond it no connection could be accepted, nor anything stored.
+    """
+    enough = 2 * CONNECTIONS + OWN_FILES
+    soft, hard = (enough if found == resource.RLIM_INFINITY else found for found in _file_limits())
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, _file_limits()[1]))
+        soft = hard
+    connections = min(CONNECTIONS, (soft - OWN_FILES) // 2)
+    if connections < LEAST_CONNECTIONS:
+        least = OWN_FILES + 2 * LEAST_CONNECTIONS
+        raise EnvironmentFailure(
+            f"Only {soft} files may be open at once, the server needs {least}", mend=f"Raise it: ulimit -n {least}"
+        )
+    return connections
+
+
+def _file_limits() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -83,6 +83,7 @@ class ServerProcess:
             "limits": {"reserve": "0B"},
             **settings,
         }
+        self.files: int | None = None  # how many it may have open
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> ServerProcess:
@@ -90,7 +91,9 @@ class ServerProcess:
         self.config.write_text(yaml.safe_dump(self.settings))
         before = self.log().count("listening on http")
         with self.log_path.open("ab") as log:
-            command = [PROGRAM, "--config", self.config, "run"]
+            command: list[str | Path] = [PROGRAM, "--config", self.config, "run"]
+            if self.files is not None:
+                command = ["sh", "-c", f'ulimit -n {self.files}; exec "$@"', "sh", *command]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         wait_until(lambda: self.log().count("listening on http") > before or self.process.poll() is not None)
         assert self.process.poll() is None, self.log()

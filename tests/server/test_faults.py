@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sqlite3
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from chunkyd.catalog.base import StoredRange
 from chunkyd.errors import Problem
 from chunkyd.protocol.paths import Target
-from tests.server.bench import Bench, LossyStorage, SlowStorage, chunk_of, pieces, run, sha
-from tests.server.process import serving, wait_until
+from tests.server.bench import Bench, FailingCatalog, LossyStorage, SlowStorage, chunk_of, pieces, run, sha
+from tests.server.process import ServerProcess, serving, wait_until
 
 DATA = bytes(range(250)) * 20
 
@@ -159,6 +163,61 @@ def test_users_outlive_a_damaged_catalog(tmp_path: Path) -> None:
         assert server.lines("were saved from the damaged catalog")
         wait_until(lambda: server.lines("1 published files were recorded again"))
         assert server.client(token).initiate(DATA, b"f").reply.json["status"] == "complete"
+
+
+def test_many_gaps_are_closed_by_one_range() -> None:
+    """A chunk over stored pieces is recorded as one range, not as one for each gap it fills."""
+
+    async def scenario() -> None:
+        catalog = ListeningCatalog()
+        bench = Bench(catalog=catalog)
+        session = await bench.open(DATA)
+        for start in range(0, 1000, 4):
+            await bench.put(session, DATA, start, start + 1)
+        await bench.put(session, DATA, 0, 1000)
+        assert [(item.start, item.stop) for item in catalog.heard[-1]] == [(0, 1000)]
+        assert await bench.put(session, DATA, 1000) == "complete"
+        assert bench.content() == DATA
+        await bench.close()
+
+    run(scenario)
+
+
+class ListeningCatalog(FailingCatalog):
+    """A catalog that remembers what was to be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[list[StoredRange]] = []
+
+    def record_stored(self, batch: Iterable[StoredRange]) -> None:
+        self.heard.append(list(batch))
+        super().record_stored(self.heard[-1])
+
+
+def test_few_open_files_are_shared_out(tmp_path: Path) -> None:
+    """More connections than there are files for wait outside; the uploads of those inside have what they need."""
+    with serving(tmp_path) as server:
+        assert server.process is not None
+        server.terminate()
+        server.files = 240
+        server.start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            wait_until(lambda: len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) > 56)
+        with ThreadPoolExecutor(30) as pool:
+            sessions = pool.map(lambda number: server.client().upload(DATA, b"%d" % number), range(30))
+            assert {session.status().json["status"] for session in sessions} == {"complete"}
+        assert not server.lines(" error ")
+
+
+def test_too_few_open_files_are_refused(tmp_path: Path) -> None:
+    """A server that could not store anything says how many files it needs, and does not start."""
+    server = ServerProcess(tmp_path)
+    server.files = 64
+    with pytest.raises(AssertionError, match="Only 64 files may be open at once, the server needs 192"):
+        server.start()
 
 
 def _tear(path: Path, table: str) -> None:
