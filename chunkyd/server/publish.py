@@ -70,8 +70,14 @@ class Publisher:
         self._catalog.complete(session_id, self._file(record, fingerprint))
 
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
-        """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one."""
+        """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one.
+
+        Where none does, and none later is recorded, nobody can say that this one ever arrived: FileNotFoundError.
+        """
         found = self._storage.finish(target, record.inode) if record.inode is not None else None
+        later = self._catalog.newest_sequence_in_the_way(target) > record.sequence
+        if found is None and not later and self._storage.published(target) is None:
+            raise FileNotFoundError(record.session_id)
         self._catalog.complete(record.session_id, self._file(record, found) if found is not None else None)
 
     def kept_versions(self, record: SessionRecord) -> list[FileRecord]:

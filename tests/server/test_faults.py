@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.catalog.base import StoredRange
+from chunkyd.catalog.base import SessionState, StoredRange
 from chunkyd.errors import Problem
 from chunkyd.protocol.paths import Target
-from tests.server.bench import Bench, FailingCatalog, LossyStorage, SlowStorage, chunk_of, pieces, run, sha
+from tests.server.bench import Bench, FailingCatalog, LossyStorage, SlowStorage, chunk_of, pieces, run, sha, until
 from tests.server.process import ServerProcess, serving, wait_until
 
 DATA = bytes(range(250)) * 20
@@ -163,6 +163,33 @@ def test_users_outlive_a_damaged_catalog(tmp_path: Path) -> None:
         assert server.lines("were saved from the damaged catalog")
         wait_until(lambda: server.lines("1 published files were recorded again"))
         assert server.client(token).initiate(DATA, b"f").reply.json["status"] == "complete"
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+def test_a_publication_that_left_no_file(superseded: bool) -> None:
+    """Renamed, says the record, but neither partial nor file is there: never complete, unless a later one took over."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        session = await bench.open(DATA, b"a")
+        name = session.session_id
+        if superseded:
+            await bench.upload(b"later", b"a/b")
+        bench.catalog.move(name, {SessionState.RECEIVING}, SessionState.PUBLISHING, inode=12345)
+        bench.storage.discard(name)
+        await bench.close()
+        again = Bench(bench.storage, bench.catalog, clock=bench.clock)
+        again.uploads.load()
+        again.uploads.resume()
+        await until(lambda: not again.uploads._registry.live)
+        if superseded:
+            assert (await again.uploads.find("u", name)).status() == "complete"
+        else:
+            with pytest.raises(Problem, match="Invalid session ID"):
+                await again.uploads.find("u", name)
+        await again.close()
+
+    run(scenario)
 
 
 def test_many_gaps_are_closed_by_one_range() -> None:
