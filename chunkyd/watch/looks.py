@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, MutableMapping
+from functools import partial
 
 from chunkyd.clock import Clock
 from chunkyd.files import Fingerprint, fingerprint, is_regular
@@ -16,6 +17,7 @@ from chunkyd.watch.rescan import stands_below
 from chunkyd.watch.roots import FileSystem
 from chunkyd.watch.settle import Settling
 from chunkyd.watch.shapes import Settled, WatchedRoot
+from chunkyd.watch.writers import open_for_writing
 
 
 class Looks:
@@ -46,7 +48,10 @@ class Looks:
         inside: dict[bytes, bool] = {}
         for path in self._settling.due(now):
             found = self._look_at(path)
-            if found is None or not self._settling.saw(path, found, now, self._system.quiet(found, wall)):
+            if found is None:
+                continue
+            written = partial(open_for_writing, os.path.join(self._top, path))
+            if not self._settling.saw(path, found, now, self._system.quiet(found, wall), written):
                 continue
             directory = os.path.dirname(path)
             if directory not in inside:

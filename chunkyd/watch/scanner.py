@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import msgspec
 
@@ -24,6 +25,7 @@ from chunkyd.watch.roots import FileSystem
 from chunkyd.watch.settle import Settling
 from chunkyd.watch.shapes import Knowledge, Settled, WatchedRoot
 from chunkyd.watch.tree import Node, Tree
+from chunkyd.watch.writers import open_for_writing
 
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _REMEMBERED = 20
@@ -175,7 +177,8 @@ class Scanner:
             if self._ignore.file(path):
                 continue
             count += 1
-            if self._settling.saw(path, found, now, self._system.quiet(found, wall)):
+            written = partial(open_for_writing, os.path.join(os.fsencode(self._root.path), path))
+            if self._settling.saw(path, found, now, self._system.quiet(found, wall), written):
                 self._outbox.settled(Settled(self._root.name, path, found))
         if full:
             self._count(directory, batch, count)

@@ -5,12 +5,15 @@
   so the moment is exact although nobody looks all the time.
 - A file that changes at every look is looked at ever more rarely, once a minute at least; a hint that a writer has
   closed it brings the next look forward, and never shortens the settle time.
+- A writer that pauses is not done: while somebody has the file open for writing it must be quiet ten times as long.
+  Not for ever, or a log that is never closed would never arrive.
 - Only files on their way are remembered. A file that is ready, gone or known is forgotten.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 from chunkyd.files import Fingerprint
 
@@ -18,6 +21,7 @@ LONGEST_PAUSE = 60.0  # between two looks at a file that never settles
 SHORTEST_PAUSE = 0.05  # between two looks asked for by hints
 _LOOKS_BEFORE_PAUSING = 3
 _CHANGING_AFTER = 3.0  # times the settle time
+WRITER_FACTOR = 10.0  # times the settle time, for a file that somebody has open for writing
 
 
 class _Entry:
@@ -60,13 +64,24 @@ class Settling:
         if soon < entry.deadline:
             self._schedule(path, entry, soon)
 
-    def saw(self, path: bytes, fingerprint: Fingerprint, now: float, quiet: float = 0.0) -> bool:
-        """A look saw this version, by its own times quiet for so many seconds. Whether it is ready (and forgotten)."""
+    def saw(
+        self,
+        path: bytes,
+        fingerprint: Fingerprint,
+        now: float,
+        quiet: float = 0.0,
+        written: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """A look saw this version, by its own times quiet for so many seconds. Whether it is ready (and forgotten).
+
+        `written` tells whether somebody has it open for writing; it is asked only where the answer decides.
+        """
         entry = self._entries.get(path)
         if entry is None:
             entry = self._entries[path] = _Entry(now)
         self._compare(entry, fingerprint, now, quiet)
-        if now >= entry.quiet_since + self._settle:
+        rested = now - entry.quiet_since
+        if rested >= self._settle and (rested >= self._settle * WRITER_FACTOR or not written()):
             del self._entries[path]
             return True
         self._schedule(path, entry, self._next_look(entry, now))
@@ -86,6 +101,8 @@ class Settling:
 
     def _next_look(self, entry: _Entry, now: float) -> float:
         exact = entry.quiet_since + self._settle
+        if exact <= now:  # only a writer holds it: its closing is a hint, and where that is lost we look again
+            return now + max(self._settle, SHORTEST_PAUSE)
         doublings = entry.restless - _LOOKS_BEFORE_PAUSING
         if entry.hinted or doublings <= 0:
             return exact

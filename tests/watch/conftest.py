@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -28,6 +29,14 @@ def eventually(condition: Callable[[], object], timeout: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass in time"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def leases() -> Iterator[None]:
+    """A process that may take leases, as the daemon is one: a broken lease does not end it."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGIO, before)
 
 
 class Daemon:

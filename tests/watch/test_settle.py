@@ -34,6 +34,23 @@ def test_a_file_left_alone_long_ago_is_ready_at_once() -> None:
     assert Settling(SETTLE).saw(b"a", version(1), 10.0, quiet=5.0)
 
 
+def test_a_writer_that_pauses_is_waited_for() -> None:
+    """While somebody has it open for writing a quiet file is not ready; it is once that is over."""
+    settling = Settling(SETTLE)
+    settling.saw(b"a", version(1), 10.0, written=lambda: True)
+    assert not settling.saw(b"a", version(1), 15.0, written=lambda: True)
+    assert settling.next_deadline() == 20.0
+    assert settling.saw(b"a", version(1), 20.0, written=lambda: False)
+
+
+def test_a_writer_that_never_closes_is_not_waited_for_ever() -> None:
+    """Ten times the settle time of quiet are enough, whoever has the file open."""
+    settling = Settling(SETTLE)
+    settling.saw(b"a", version(1), 10.0, written=lambda: True)
+    assert not settling.saw(b"a", version(1), 59.9, written=lambda: True)
+    assert settling.saw(b"a", version(1), 60.0, written=lambda: True)
+
+
 def test_its_own_times_make_the_moment_exact() -> None:
     """A change between two looks counts from when it was made, not from when it was seen."""
     settling = Settling(SETTLE)

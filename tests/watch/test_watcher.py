@@ -77,6 +77,19 @@ def test_a_file_that_stays_open_is_told_and_told_again(house: House) -> None:
         eventually(lambda: house.daemon.count(b"log") == 2)
 
 
+def test_a_writer_that_pauses_is_waited_for(house: House, leases: None) -> None:
+    """A pause longer than the settle time is no end while the file is open; closing it is."""
+    house.watch()
+    with open(os.path.join(house.path, b"dump"), "wb", buffering=0) as file:
+        file.write(b"one")
+        os.close(os.open(os.path.join(house.path, b"other"), os.O_CREAT | os.O_WRONLY))
+        house.arrived(b"other")  # written later, and left alone as long
+        assert house.daemon.count(b"dump") == 0
+        file.write(b"two")
+    house.arrived(b"dump")
+    assert house.daemon.count(b"dump") == 1
+
+
 def test_rename_over(house: House) -> None:
     """An editor's and rsync's way to save: a temporary renamed over the file; the temporary itself is gone."""
     house.write(b"doc", b"old")
