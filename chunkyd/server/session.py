@@ -3,8 +3,9 @@
 Three sets of bytes, each within the next:
 - *stored*: synced and recorded; only these leave the list of missing ranges, and no byte of them is written again;
 - *checked*: stored, or written whole with a matching digest and waiting for the group commit; hashing may read them;
-- *claimed*: what chunks in progress will write. Two claims never overlap, and no claim touches a stored byte:
-  a chunk claims only those of its bytes that are missing, so the first stored bytes win.
+- *claimed*: the chunks in progress. Each writes only those of its bytes that are missing, so the first stored bytes
+  win, and two never write the same. Their stored bytes are in the set too, where they mean nothing: nobody writes
+  them. So a chunk over a hundred thousand gaps is one range here, not as many, and keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -128,14 +129,12 @@ class LiveSession:
     def claim(self, claim: Claim) -> None:
         """Enter an admitted chunk as in progress."""
         self.claims += 1
-        for piece in claim.writes:
-            self.claimed.add(*piece)
+        self.claimed.add(*claim.chunk)
 
     def release(self, claim: Claim) -> None:
         """Its last write has returned: the range is free again."""
         self.claims -= 1
-        for piece in claim.writes:
-            self.claimed.remove(*piece)
+        self.claimed.remove(*claim.chunk)
 
     def check(self, ranges: Sequence[Range]) -> None:
         """These bytes are written and their digest matched."""

@@ -155,7 +155,7 @@ class Uploads:
         return await self._outcome(session)
 
     async def _store(self, session: LiveSession, partial: Partial, claim: Claim) -> None:
-        session.check(claim.writes)
+        session.check([claim.chunk])  # the rest of it is stored, and so checked before
         self._verifier.follow(session)
         try:
             # What the claim left out is stored already: one range says all of it, however many gaps there were.

@@ -83,12 +83,12 @@ class SessionMachine(RuleBasedStateMachine):
         places = [at for piece in claim.writes for at in range(*piece)]
         if stores:
             assert not any(self.stored[at] for at in places), "a stored byte would be written again"
-            self.session.check(claim.writes)
-            self.session.store(claim.writes, 200.0)
+            self.session.check([claim.chunk])
+            self.session.store([claim.chunk], 200.0)
             for at in places:
                 self.stored[at] = 1
         elif checked:
-            self.session.check(claim.writes)
+            self.session.check([claim.chunk])
             self.session.uncheck(claim.writes)
         self.session.release(claim)
         self.ledger.count(self.session)
@@ -102,7 +102,8 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.session.all_stored == all(self.stored)
         assert self.session.status() == ("verifying" if all(self.stored) else "incomplete")
         assert self.ledger.owed == TOTAL - sum(self.stored)
-        assert self.session.claimed.total == sum(self.claimed)
+        claimed = {at for piece in self.session.claimed for at in range(*piece)}
+        assert {at for at in claimed if not self.stored[at]} == {at for at in range(TOTAL) if self.claimed[at]}
         assert self.session.checked.total >= self.session.stored.total
 
 
