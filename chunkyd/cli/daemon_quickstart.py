@@ -18,16 +18,17 @@ def quickstart(folder: str, port: int) -> None:
     """Try it: what is copied into DIR (./outbox) arrives in ./received. Ctrl-C ends it; the same again goes on."""
     log.configure(Log(level="warning"), "chunkyd")
     from chunkyd.cli.quickstart_display import Display
-    from chunkyd.cli.quickstart_parts import EmbeddedServer, write_settings
+    from chunkyd.cli.quickstart_parts import EmbeddedServer, refuse_second, write_settings
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.service import Service
     from chunkyd.settings import load_daemon
 
+    refuse_second(os.getcwd())
     parts = write_settings(os.path.abspath(folder), os.getcwd(), port)
     settings = load_daemon(parts.daemon_config, os.environ)
+    service = Service(settings, parts.daemon_config, os.environ, SystemClock())  # first: from here on it hears Ctrl-C
     with EmbeddedServer(parts):
         click.echo(parts.welcome(), err=True)
-        service = Service(settings, parts.daemon_config, os.environ, SystemClock())
         with Display(service.engine):
             service.run()
     say("stopped; the same command goes on where it was")

@@ -11,7 +11,8 @@ from types import TracebackType
 import msgspec
 import yaml
 
-from chunkyd.errors import EnvironmentFailure, UsageError
+from chunkyd.daemon.lock import holder
+from chunkyd.errors import AlreadyRunning, EnvironmentFailure, UsageError
 from chunkyd.files import atomic_write, make_durable_folder
 from chunkyd.settings import is_inside
 
@@ -19,7 +20,8 @@ _START_SECONDS = 15.0
 _STOP_SECONDS = 12.0
 # The child asks to be told when its parent dies, however that happens: no server is left behind.
 _CHILD = (
-    "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGTERM);"
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM);"
+    "parent = int(sys.argv.pop(1)); os.getppid() == parent or sys.exit(1);"  # it may have died before we asked
     "from chunkyd.cli.chunky_server import main; main()"
 )
 
@@ -70,9 +72,20 @@ def _short(path: str) -> str:
     return path if relative.startswith("../..") else os.path.join(".", relative)
 
 
+def refuse_second(here: str) -> None:
+    """Raise AlreadyRunning beside another quickstart: it is not to find a new configuration at its next reload."""
+    pid = holder(_state(here))
+    if pid is not None:
+        raise AlreadyRunning(f"a quickstart runs here already (process {pid})", mend="end it, or use another folder")
+
+
+def _state(here: str) -> str:
+    return os.path.join(here, ".chunkyd")
+
+
 def write_settings(folder: str, here: str, port: int) -> Parts:
     """Make the folders and write both configurations; the port is one that is free."""
-    parts = Parts(folder, os.path.join(here, "received"), os.path.join(here, ".chunkyd"), _free_port(port))
+    parts = Parts(folder, os.path.join(here, "received"), _state(here), _free_port(port))
     for own in (parts.received, parts.state):
         if is_inside(own, folder):
             raise UsageError(f"{folder} holds {own}, which is ours", mend="name another folder, such as ./outbox")
@@ -99,6 +112,9 @@ def write_settings(folder: str, here: str, port: int) -> Parts:
 def _free_port(wanted: int) -> int:
     for port in (wanted, 0):
         with socket.socket() as probe:
+            # Connections of the last run linger on its port for a minute; it is free all the same, and what was under
+            # way goes on only at the same address.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
@@ -116,7 +132,7 @@ class EmbeddedServer:
 
     def __enter__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, "--config", self._parts.server_config, "run"],
+            [sys.executable, "-c", _CHILD, str(os.getpid()), "--config", self._parts.server_config, "run"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

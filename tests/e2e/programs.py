@@ -60,17 +60,26 @@ def tree(root: Path) -> dict[bytes, tuple[str, int, int]]:
 class Program:
     """One process of ours, with its output in a file."""
 
-    def __init__(self, folder: Path, name: str, *command: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self.log = folder / f"{name}.log"
         self._command = [str(BIN / command[0]), *command[1:]]
         self._env = {**os.environ, **(env or {})}
+        self._cwd = cwd
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin the process; its output is appended to the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
             )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.programs import BIN, Daemon, Program, Server, running, sha256, wait_until
+from tests.e2e.programs import BIN, Daemon, Program, Server, free_port, running, sha256, wait_until
 from tests.e2e.test_interruptions import MIB, big_file, slow_daemon, stored_chunks
 
 ROOT_MISSING = ("paused", "root-missing")
@@ -405,3 +406,35 @@ def test_job_table_lost(tmp_path: Path, box: Path, damage: str) -> None:
         wait_until("it is known again", lambda: len(daemon.ctl("history")["jobs"]) == 1, 20, daemon.text)
         assert len(stored_chunks(server)) == sent
         no_trace(daemon)
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    """Ctrl-C ends it cleanly, the next run keeps its address and sends nothing twice, kill -9 leaves no server."""
+    port = free_port()
+    program = Program(tmp_path, "quickstart", "chunkyd", "quickstart", "./outbox", "--port", str(port), cwd=tmp_path)
+    arrived = tmp_path / "received" / "files" / "local" / "outbox" / "a"
+
+    def up(times: int) -> None:
+        wait_until("it is up", lambda: program.text().count(f"http://127.0.0.1:{port} ") == times, 20, program.text)
+
+    def listening() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with running(program):
+        up(1)
+        (tmp_path / "outbox" / "a").write_bytes(b"a")
+        wait_until("it arrives", arrived.exists, 20, program.text)
+        os.kill(program.pid, signal.SIGINT)
+        assert program.process is not None
+        assert program.process.wait(15) == 0
+        program.start()
+        up(2)
+        second = subprocess.run(
+            [BIN / "chunkyd", "quickstart", "./outbox"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (second.returncode, str(program.pid) in second.stderr) == (1, True)
+        program.kill()
+        wait_until("the server goes too", lambda: not listening(), 15)
+        assert program.text().count("arrived:") == 1
+        no_trace(program)

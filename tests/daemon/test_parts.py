@@ -1,0 +1,114 @@
+"""The small parts of a daemon, each alone: the list of running uploads, homes of roots, the connection, the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chunkyd.clock import SystemClock
+from chunkyd.daemon.connection import Connection
+from chunkyd.daemon.homes import Homes
+from chunkyd.daemon.live import Live, LiveUpload
+from chunkyd.daemon.lock import StateLock, holder
+from chunkyd.errors import AlreadyRunning, ConfigError, StorageFull
+from chunkyd.files import Fingerprint
+from chunkyd.jobs.job import Change, Job
+from chunkyd.jobs.opening import open_tables
+from chunkyd.jobs.queue import Queue
+from chunkyd.settings import Remote
+from tests.e2e.conftest import small_disk  # noqa: F401  # a fixture, found by its name
+
+
+def a_job(folder: Path) -> Job:
+    """A claimed one."""
+    queue = Queue(open_tables(str(folder / "jobs.sqlite3"), SystemClock()).tables, SystemClock())
+    queue.offer([Change("box", b"a", Fingerprint(1, 2, 3, 4, 5), 0)])
+    job = queue.claim("run", ["box"])
+    queue.close()
+    assert job is not None
+    return job
+
+
+def test_a_job_claimed_anew_stays_listed(tmp_path: Path) -> None:
+    """The worker that leaves a job last does not take its next worker off the list."""
+    live, job = Live(), a_job(tmp_path)
+    first, second = LiveUpload(job), LiveUpload(job)
+    live.add(first)
+    live.add(second)
+    live.remove(first)
+    assert live.all() == [second]
+    assert not live.wait_until_none(0)
+    live.remove(second)
+    assert live.wait_until_none(0)
+
+
+def test_homes_on_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+    """A root whose identity cannot be written down is told as a full disk, and is written down later."""
+    disk = small_disk("1m")
+    root = tmp_path / "root"
+    root.mkdir()
+    homes = Homes(str(disk), SystemClock())
+    with (disk / "ballast").open("wb", 0) as ballast, pytest.raises(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    with pytest.raises(StorageFull):
+        homes.seen("box", str(root))
+    (disk / "ballast").unlink()
+    assert homes.seen("box", str(root)) is not None
+    assert Homes(str(disk), SystemClock()).always_the_same("box", str(root))
+
+
+def test_a_replaced_root_is_not_home(tmp_path: Path) -> None:
+    """A job made under one root is at home there, not under what was put in its place, and again after its return."""
+    state, root = tmp_path / "state", tmp_path / "root"
+    state.mkdir()
+    root.mkdir()
+    clock = SystemClock()
+    homes = Homes(str(state), clock)
+    homes.seen("box", str(root))
+    created = clock.wall()
+    root.rename(tmp_path / "away")
+    assert not homes.at_home("box", str(root), created)
+    root.mkdir()
+    assert not homes.at_home("box", str(root), created)
+    root.rmdir()
+    (tmp_path / "away").rename(root)
+    assert Homes(str(state), clock).at_home("box", str(root), created)
+
+
+def remote(url: str, token: Path) -> Remote:
+    """Settings of a server."""
+    return Remote(url=url, token_file=str(token), ca_file=None, proxy=None, allow_plain=False)
+
+
+def test_refused_settings_leave_the_connection(tmp_path: Path) -> None:
+    """Settings that cannot be used change nothing: neither the client nor what the next look compares with."""
+    token = tmp_path / "token"
+    token.write_text("one")
+    good = remote("http://127.0.0.1:1", token)
+    connection = Connection(good, {}, SystemClock())
+    client = connection.client
+    with pytest.raises(ConfigError):
+        connection.refresh(remote("http://127.0.0.1:2", tmp_path / "missing"))
+    with pytest.raises(ConfigError):  # a token over plain HTTP to another machine
+        connection.refresh(remote("http://files.example.org", token))
+    assert connection.client is client
+    assert not connection.refresh()
+    token.write_text("two")
+    assert connection.refresh()
+    assert connection.client is not client
+    assert connection.url == "http://127.0.0.1:1"
+
+
+def test_lock(tmp_path: Path) -> None:
+    """Held by one, told by number, free again after release."""
+    first = StateLock(str(tmp_path))
+    first.acquire()
+    with pytest.raises(AlreadyRunning):
+        StateLock(str(tmp_path)).acquire()
+    assert holder(str(tmp_path)) is not None
+    first.release()
+    assert holder(str(tmp_path)) is None
+    StateLock(str(tmp_path)).acquire()
