@@ -44,7 +44,7 @@ def test_a_job_claimed_anew_stays_listed(tmp_path: Path) -> None:
     assert live.wait_until_none(0)
 
 
-def test_homes_on_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+def test_homes_on_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:  # noqa: F811
     """A root whose identity cannot be written down is told as a full disk, and is written down later."""
     disk = small_disk("1m")
     root = tmp_path / "root"
