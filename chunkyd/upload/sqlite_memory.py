@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 
 from chunkyd.errors import StateError, StorageFull
@@ -13,6 +14,8 @@ from chunkyd.files import Fingerprint, make_durable_folder
 from chunkyd.upload.memory import Remembered, UploadKey
 
 _SCHEMA_VERSION = 1
+_PATIENCE_SECONDS = 30.0  # with other processes
+_LOOK_AGAIN_SECONDS = 0.01
 _SCHEMA = (
     """CREATE TABLE sessions (
         url TEXT NOT NULL, source BLOB NOT NULL, path BLOB NOT NULL,
@@ -60,7 +63,9 @@ class SqliteMemory:
         with _translated(self.path):
             make_durable_folder(os.path.dirname(self.path))
             # one connection for all threads, behind our own lock; transactions are begun by hand
-            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(
+                self.path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
+            )
         try:
             self._prepare()
         except BaseException:
@@ -70,7 +75,7 @@ class SqliteMemory:
     def _prepare(self) -> None:
         with _translated(self.path):
             os.chmod(self.path, 0o600)  # session IDs are keys
-            self._database.execute("PRAGMA journal_mode = WAL")
+            self._begin_log()
             self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -83,6 +88,18 @@ class SqliteMemory:
                 for statement in _SCHEMA:
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _begin_log(self) -> None:
+        """Have a write-ahead log. SQLite's own patience does not cover this: of two who begin a new file one fails."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

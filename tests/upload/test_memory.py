@@ -152,3 +152,25 @@ def test_a_full_disk_is_storage_full_and_loses_nothing(tmp_path: Path) -> None:
         memory.close()
     finally:
         subprocess.run(["umount", "--lazy", str(point)], check=False)
+
+
+def test_many_begin_the_file_at_the_same_moment(tmp_path: Path) -> None:
+    """Programs started together, where no memory was before: each opens it, none is told that it is locked."""
+    failures: list[BaseException] = []
+
+    def begin(path: Path, together: threading.Barrier) -> None:
+        together.wait(20)
+        try:
+            SqliteMemory(str(path)).close()
+        except StateError as error:
+            failures.append(error)
+
+    for number in range(10):
+        together = threading.Barrier(6)
+        path = tmp_path / f"{number}.sqlite3"
+        threads = [threading.Thread(target=begin, args=(path, together)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(40)
+    assert failures == []
