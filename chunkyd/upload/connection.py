@@ -125,6 +125,9 @@ class Watchdog:
         self._changed = threading.Condition()
         self._exchanges: set[Exchange] = set()
         self._thread: threading.Thread | None = None
+        self._idle = (
+            False  # the thread waits for an exchange; else it comes by itself, and waking it costs every request
+        )
         self._closed = False
 
     @contextlib.contextmanager
@@ -137,7 +140,7 @@ class Watchdog:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="chunky-watchdog", daemon=True)
                 self._thread.start()
-            elif len(self._exchanges) == 1:
+            elif self._idle:
                 self._changed.notify()
         _current.exchange = exchange
         try:
@@ -159,7 +162,9 @@ class Watchdog:
         while True:
             with self._changed:
                 while not self._exchanges and not self._closed:
+                    self._idle = True
                     self._changed.wait()
+                self._idle = False
                 if self._closed:
                     return
                 self._changed.wait(_LOOK_SECONDS)

@@ -60,6 +60,7 @@ class Source:
             self._lock()
             self.mode = status.st_mode & 0o777
             self.fingerprint = fingerprint(os.fstat(self._descriptor))
+            self._stable_inodes = _file_system(self._descriptor) not in _UNSTABLE_INODES
             self._take_lease()
         except BaseException:
             os.close(self._descriptor)
@@ -77,7 +78,7 @@ class Source:
     def identity(self) -> Fingerprint:
         """The fingerprint to remember: without what means nothing where inodes are not stable (vfat, exfat, FUSE)."""
         found = self.fingerprint
-        if _file_system(self._descriptor) not in _UNSTABLE_INODES:
+        if self._stable_inodes:
             return found
         return Fingerprint(device=0, inode=0, size=found.size, mtime_ns=found.mtime_ns, ctime_ns=0)
 
@@ -137,7 +138,7 @@ class Source:
         found = fingerprint(status)
         if status.st_nlink == 0:  # replaced by rename: losing its name touched ctime, and ctime only
             found = Fingerprint(found.device, found.inode, found.size, found.mtime_ns, self.fingerprint.ctime_ns)
-        if not found.same_version(self.fingerprint, stable_inodes=self.identity().inode != 0):
+        if not found.same_version(self.fingerprint, stable_inodes=self._stable_inodes):
             raise SourceChanged(f"{self._name} changed while it was being sent")
 
     def read(self, start: int, length: int) -> bytes:
