@@ -146,8 +146,9 @@ class Engine:
         self._told("reloaded", None, "the configuration was read again")
 
     def counts(self) -> dict[State, int]:
-        """Jobs by shown state."""
-        return self.queue.counts()
+        """Jobs of the configured folders by shown state: those of others stay where they are."""
+        each = [self.queue.counts(name) for name in self.folders.names()]
+        return {state: sum(counts.get(state, 0) for counts in each) for state in State}
 
     def wall_of(self, monotonic: float) -> float:
         """A monotonic moment as wall-clock time, for people."""

@@ -9,11 +9,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 
 from chunkyd.errors import AlreadyRunning, StateError
 from chunkyd.files import make_durable_folder
 
 _NAME = "daemon.lock"
+_TRIES = 20
+_PAUSE_SECONDS = 0.02
 
 
 class StateLock:
@@ -34,7 +37,7 @@ class StateLock:
                 mend="make it writable for this user, or set state_dir",
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor, os.path.dirname(self._path))
         except BlockingIOError as error:
             os.close(descriptor)
             raise AlreadyRunning(
@@ -52,6 +55,19 @@ class StateLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _take(descriptor: int, state_dir: str) -> None:
+    """Lock it. Whoever asks `holder` has a shared lock for a moment, and no number stands for him: then once more."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if holder(state_dir) is not None:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(state_dir: str) -> int | None:

@@ -12,7 +12,7 @@ import msgspec
 from chunkyd.clock import Clock
 from chunkyd.daemon.engine import Engine
 from chunkyd.daemon.lock import StateLock
-from chunkyd.jobs.states import State
+from chunkyd.jobs.states import Reason, State
 from chunkyd.settings import DaemonSettings
 from chunkyd.upload.source import install_lease_handler
 
@@ -59,12 +59,12 @@ def _wait(engine: Engine, stop: threading.Event, before: int, changing: int) -> 
         counts = engine.counts()
         if engine.queue.held() is not None or not any(counts.get(state, 0) for state in _AT_WORK):
             break
-    counts = engine.counts()
+    counts, held = engine.counts(), engine.queue.held()
     return PassOutcome(
         done=counts.get(State.DONE, 0) - before,
         failed=counts.get(State.FAILED, 0),
-        left=sum(counts.get(state, 0) for state in _AT_WORK | {State.PAUSED}),
+        left=sum(counts.get(state, 0) for state in _AT_WORK | {State.PAUSED}) + changing,
         changing=changing,
         interrupted=stop.is_set(),
-        unreachable=engine.queue.held() is not None,
+        unreachable=held is not None and held.reason is Reason.NETWORK,
     )
