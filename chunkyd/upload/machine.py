@@ -124,6 +124,7 @@ class Machine:
         self._busy: dict[Range, float] = {}
         self._contested = 0  # chunks found in progress elsewhere since anything was stored
         self._backwards = False
+        self._shared = False  # another client sends chunks of this session too
         self._poll_at = 0.0
         self._poll_delay = _POLL_FIRST
         self._renewed = False
@@ -230,8 +231,8 @@ class Machine:
             self._progress()
         if event.status != "incomplete":
             self._finishing(event.status, now)
-        elif not self._missing:
-            self._ask = True
+        elif not self._missing or (self._shared and len(self._stored_since_ask) >= self._rules.parallel_chunks):
+            self._ask = True  # what another client has stored meanwhile need not be sent
 
     def _finishing(self, status: Status, now: float) -> None:
         self._missing = RangeSet()
@@ -302,6 +303,7 @@ class Machine:
 
     def _elsewhere(self, chunk: Range, found: Problem, now: float) -> None:
         self._contested += 1
+        self._shared = True
         least = _BUSY_SECONDS if found.retry_after is None else found.retry_after
         self._busy[chunk] = now + max(least, min(_BUSY_MOST, 0.25 * self._contested))
         self._size.contested(chunk[1] - chunk[0])
