@@ -15,6 +15,7 @@ class LiveUpload:
         self.job = job
         self.stop = threading.Event()
         self.progress: Progress | None = None
+        self.resuming = job.session_id is not None  # until the server has said what it has of it
         self.recorded = 0.0  # monotonic: when progress was last written down
 
 

@@ -116,12 +116,12 @@ class Runner:
 
     def _note(self, live: LiveUpload, picture: Progress) -> None:
         """Keep the picture for whoever asks; now and then write it down."""
-        began = live.progress is None or live.progress.phase == "hashing"
         live.progress = picture
         if picture.phase != "sending":
             return
         now = self._clock.monotonic()
-        if began and live.job.session_id is not None:
+        if live.resuming and picture.bytes_done:  # the server has said what it has; before, nobody knows
+            live.resuming = False
             self._queue.resumed(live.job, picture.bytes_done)
         if now - live.recorded >= _RECORD_SECONDS:
             live.recorded = now

@@ -1,0 +1,54 @@
+"""What the documents say is true: links lead somewhere, and the README's example runs as printed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.programs import Server, running
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors a renderer gives to a page's headings."""
+    headings = re.findall(r"^#+ +(.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file that is there, and a heading that it has."""
+    for path, anchor in LINK.findall(page.read_text()):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {path}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {path}#{anchor}"
+
+
+def test_the_readmes_example_runs_as_printed(tmp_path: Path) -> None:
+    """Only the server's port and the file are made for it; the file arrives with the hash it prints."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    server = Server(tmp_path)
+    (tmp_path / "footage.mov").write_bytes(os.urandom(300_000))
+    with running(server):
+        done = subprocess.run(
+            [sys.executable, "-c", examples[0].replace("http://127.0.0.1:8420", server.url)],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    file_hash = hashlib.sha256((tmp_path / "footage.mov").read_bytes()).hexdigest()
+    assert f"arrived: {file_hash}" in done.stdout
+    assert hashlib.sha256((server.files() / "footage.mov").read_bytes()).hexdigest() == file_hash
