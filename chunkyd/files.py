@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import StorageFull
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -77,7 +78,9 @@ def make_durable_folder(path: str, mode: int = 0o700) -> None:
     make_durable_folder(parent, 0o755)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, mode)
+    reached("files.folder.made")
     fsync_directory(parent)
+    reached("files.folder.synced")
 
 
 def atomic_write(path: str, content: bytes, mode: int = 0o600) -> None:
@@ -90,9 +93,12 @@ def atomic_write(path: str, content: bytes, mode: int = 0o600) -> None:
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
+        reached("files.atomic.synced")
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    reached("files.atomic.renamed")
     fsync_directory(folder)
+    reached("files.atomic.durable")

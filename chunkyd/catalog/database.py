@@ -17,6 +17,7 @@ from typing import Any
 
 import peewee
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
 
 Row = tuple[Any, ...]
@@ -145,12 +146,14 @@ class CatalogDatabase:
             self._database.begin()
             try:
                 yield
+                reached("catalog.committing")
                 self._database.commit()
             except BaseException:
                 connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
                 if connection.in_transaction:  # a full disk has rolled back by itself
                     self._database.rollback()
                 raise
+            reached("catalog.committed")
 
     def close(self) -> None:
         """Close every thread's connection; the last one moves the log into the file."""

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from chunkyd.catalog.database import CatalogDatabase, Row, primary_code
 from chunkyd.catalog.schema import MIGRATIONS
+from chunkyd.checkpoints import reached
 from chunkyd.errors import StateError
 from chunkyd.files import disk_full_is_storage_full, fsync_directory
 
@@ -30,6 +31,7 @@ def make_file(path: str) -> None:
     """Make the file, for the owner's eyes only (SQLite gives its log the same mode), durable as a folder entry."""
     with disk_full_is_storage_full(f"no room for the catalog {path}"), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        reached("catalog.file.made")
         fsync_directory(os.path.dirname(path) or ".")
 
 
@@ -50,7 +52,9 @@ def move_aside(path: str) -> str:
     for ending in ("-wal", "-shm", ""):  # the file last: a crash in between finds it, and does it again
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + ending, aside + ending)
+            reached("catalog.damaged.moving")
     fsync_directory(os.path.dirname(path) or ".")
+    reached("catalog.damaged.moved")
     _log.error(
         "the catalog %s was damaged and is now %s: a new one is made; unfinished uploads begin again", path, aside
     )
@@ -104,6 +108,7 @@ def migrate(database: CatalogDatabase, migrations: Sequence[Sequence[str]] = MIG
                 if number == 0 and (damaged := last_aside(database.path)) is not None:
                     _save_users(damaged, database)
                 database.change(f"PRAGMA user_version = {number + 1}")
+                reached("catalog.migration.committing")
 
 
 def _version(database: CatalogDatabase) -> int:
@@ -122,5 +127,7 @@ def _back_up(database: CatalogDatabase, version: int) -> None:
     database.rows("VACUUM INTO ?", temporary)
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
+    reached("catalog.backup.synced")
     os.rename(temporary, backup)
     fsync_directory(os.path.dirname(backup) or ".")
+    reached("catalog.backup.made")

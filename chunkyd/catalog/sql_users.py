@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chunkyd.catalog.base import TokenRecord
 from chunkyd.catalog.database import CatalogDatabase, Taken
+from chunkyd.checkpoints import reached
 
 _SELECT = "SELECT token_id, user, digest, created, note FROM token"
 
@@ -18,13 +19,17 @@ class SqlUsers:
         """See the contract."""
         with self._database.writing():
             statement = "INSERT INTO user (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING"
-            return self._database.change(statement, name, created) == 1
+            added = self._database.change(statement, name, created) == 1
+        reached("catalog.user.added")
+        return added
 
     def remove_user(self, name: str) -> bool:
         """See the contract."""
         with self._database.writing():
             self._database.change("DELETE FROM token WHERE user = ?", name)
-            return self._database.change("DELETE FROM user WHERE name = ?", name) == 1
+            removed = self._database.change("DELETE FROM user WHERE name = ?", name) == 1
+        reached("catalog.user.removed")
+        return removed
 
     def users(self) -> list[str]:
         """See the contract."""
@@ -46,11 +51,14 @@ class SqlUsers:
                 )
             except Taken as error:
                 raise ValueError("this token is taken") from error
+        reached("catalog.token.added")
 
     def revoke_token(self, token_id: str) -> bool:
         """See the contract."""
         with self._database.writing():
-            return self._database.change("DELETE FROM token WHERE token_id = ?", token_id) == 1
+            revoked = self._database.change("DELETE FROM token WHERE token_id = ?", token_id) == 1
+        reached("catalog.token.revoked")
+        return revoked
 
     def tokens(self, user: str | None = None) -> list[TokenRecord]:
         """See the contract."""

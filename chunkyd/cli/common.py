@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 import click
 import msgspec
 
-from chunkyd import __version__
+from chunkyd import __version__, checkpoints
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ChunkyError
 
 config_option = click.option("--config", metavar="FILE", help="The configuration file, in place of the usual ones.")
@@ -52,6 +52,7 @@ def run_command(command: click.Command, program: str | None = None, arguments: S
 
 def _exit_code(command: click.Command, program: str, arguments: Sequence[str] | None) -> int:
     try:
+        checkpoints.arm(os.environ)
         code = command.main(arguments, program, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterator
 from enum import StrEnum
 
+from chunkyd.checkpoints import reached
 from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.daemon.writers import open_for_writing
 from chunkyd.errors import SourceError
@@ -66,7 +67,9 @@ def after_upload(
                 now = fingerprint(os.fstat(descriptor))
                 if not sent.same_version(now, stable_inodes=stable_inodes) or _being_written(descriptor):
                     return Outcome.LEFT
+                reached("daemon.after.hiding")
                 rename_without_replacing(source, hidden)
+                reached("daemon.after.hidden")
             return _carry_out(descriptor, source, hidden, below, sent, policy)
     except FileNotFoundError:
         return Outcome.GONE
@@ -96,8 +99,11 @@ def _carry_out(
     try:
         if isinstance(policy, Move):
             return _move(descriptor, hidden, os.path.join(os.fsencode(policy.folder), below), sent)
+        reached("daemon.delete.deciding")
         os.unlink(hidden)
+        reached("daemon.delete.deleted")
         fsync_directory(os.path.dirname(hidden))
+        reached("daemon.delete.synced")
         return Outcome.DELETED
     except OSError:
         _put_back(hidden, source)
@@ -142,12 +148,14 @@ def _put_back(hidden: bytes, source: bytes) -> None:
         number = hidden.rsplit(b"-", 1)[1]
         tail = b".chunkyd-kept-" + number
         rename_without_replacing(hidden, os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail))
+    reached("daemon.after.put-back")
     fsync_directory(os.path.dirname(source))
 
 
 def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> Outcome:
     folder = os.path.dirname(target)
     make_durable_folder(os.fsdecode(folder), 0o755)
+    reached("daemon.move.deciding")
     try:
         _take_free_name(hidden, target)
     except OSError as error:
@@ -155,9 +163,12 @@ def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> O
             raise
         if not _copy_over(descriptor, hidden, target, sent):
             raise OSError(errno.EBUSY, "it was written to while it was copied") from error
+    reached("daemon.move.moved")
     # The new name first, then the old one's absence: a power cut in between leaves two names, never none.
     fsync_directory(folder)
+    reached("daemon.move.named")
     fsync_directory(os.path.dirname(hidden))
+    reached("daemon.move.synced")
     return Outcome.MOVED
 
 
@@ -185,15 +196,19 @@ def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint)
     moving = os.path.join(os.path.dirname(target), MOVING_PREFIX + hidden.rsplit(b"-", 1)[1])
     try:
         copied = _copy(descriptor, moving)
+        reached("daemon.copy.synced")
         if copied != sent.size or not _is_what_was_sent(descriptor, hidden, sent):
             return False
         if not _same_content(moving, target):  # else a crash came between naming the copy and removing the source
             _take_free_name(moving, target)
+        reached("daemon.copy.named")
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(moving)
     fsync_directory(os.path.dirname(target))
+    reached("daemon.copy.durable")
     os.unlink(hidden)
+    reached("daemon.copy.removed")
     return True
 
 
@@ -205,6 +220,7 @@ def _copy(descriptor: int, target: bytes) -> int:
             copy.write(block)
             offset += len(block)
         copy.flush()
+        reached("daemon.copy.written")
         shutil.copystat(f"/proc/self/fd/{descriptor}", target)
         os.fsync(copy.fileno())
     return offset

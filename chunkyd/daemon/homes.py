@@ -12,6 +12,7 @@ import threading
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import StateError
 from chunkyd.files import atomic_write, disk_full_is_storage_full
@@ -78,6 +79,7 @@ class Homes:
             if identity is not None and (not homes or homes[-1].identity != identity):
                 since = self._clock.wall() if homes else 0.0
                 grown = {**self._homes, folder: [*homes, _Home(since, identity)][-_KEPT:]}
+                reached("daemon.home.seen")
                 self._write(grown)
                 self._homes = grown
         return identity

@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import AlreadyRunning, StateError
 from chunkyd.files import make_durable_folder
 
@@ -49,6 +50,7 @@ class StateLock:
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             os.ftruncate(descriptor, len(b"%d\n" % os.getpid()))
         self._descriptor = descriptor
+        reached("daemon.lock.taken")
 
     def release(self) -> None:
         """Let another daemon have it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from chunkyd.checkpoints import reached
 from chunkyd.daemon.connection import Connection
 from chunkyd.errors import ChunkyError, NetworkError, Problem
 from chunkyd.jobs.queue import Queue
@@ -67,4 +68,5 @@ class Probe:
                 client.end(ending.session_id, ending.file_hash)
             except NetworkError:
                 return
+            reached("daemon.ending.answered")
             self._queue.ended(ending.url, ending.session_id)

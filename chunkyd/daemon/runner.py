@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.daemon.connection import Connection
@@ -140,6 +141,7 @@ class Runner:
             if outcome is Outcome.GONE and not self._homes.at_home(job.folder, folder.path, job.created):
                 self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)  # it may stand there under its hidden name
                 return
+            reached("daemon.after.done")
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(source))
         self._queue.done(job, sent)

@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.jobs.core import Core
 from chunkyd.jobs.job import Job, join
 from chunkyd.jobs.states import State
@@ -77,6 +78,7 @@ class Claims(Core):
             self._tables.execute(_TAKE_BACK, (now, run_id))
             nearest = now + self.retry_settings.max
             self._tables.execute("UPDATE jobs SET next_attempt = ? WHERE next_attempt > ?", (nearest, nearest))
+        reached("jobs.recovered")
         return Recovered(*row)
 
     def claim(self, owner: str, folders: Collection[str]) -> Job | None:
@@ -91,6 +93,8 @@ class Claims(Core):
         while True:
             with self._tables.transaction():
                 found = self._claim(owner, folders)
+            if found:
+                reached("jobs.claimed")
             if found is not None:
                 return self.job(found) if found else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from chunkyd.checkpoints import reached
 from chunkyd.jobs.core import Core
 from chunkyd.jobs.holds import Held
 from chunkyd.jobs.states import Reason
@@ -41,6 +42,7 @@ class Gates(Core):
                 " WHERE finished IS NULL AND state = 'paused' AND reason = ?",
                 (reason,),
             )
+        reached("jobs.lifted")
         self.on_change()
         return lifted
 
@@ -58,4 +60,5 @@ class Gates(Core):
                 " WHERE finished IS NULL AND state = 'paused' AND reason = ? AND folder = ?",
                 (Reason.ROOT_MISSING, os.fsencode(folder)),
             )
+        reached("jobs.root.back")
         self.on_change()

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import StateError
 from chunkyd.files import fsync_directory
 
@@ -123,7 +124,9 @@ def _apply(connection: sqlite3.Connection, number: int, statements: Sequence[str
         for statement in statements:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number}")
+        reached("jobs.migration.committing")
         connection.execute("COMMIT")
+        reached("jobs.migration.committed")
     except BaseException:
         if connection.in_transaction:  # a full disk has rolled it back already
             connection.execute("ROLLBACK")
@@ -139,6 +142,8 @@ def _back_up(connection: sqlite3.Connection, path: str, version: int) -> str:
     with contextlib.closing(sqlite3.connect(temporary)) as target:
         os.chmod(temporary, 0o600)
         connection.backup(target)
+    reached("jobs.backup.written")
     os.replace(temporary, copy)
     fsync_directory(os.path.dirname(copy))
+    reached("jobs.backup.made")
     return copy

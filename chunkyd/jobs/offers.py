@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.core import Core
 from chunkyd.jobs.job import Change, columns_of, fingerprint_of, same_version, split
@@ -51,6 +52,7 @@ class Offers(Core):
         with self._tables.transaction():
             queued = sum(self._offer(change, now) for change in latest.values())
         if queued:
+            reached("jobs.offered")
             self.on_change()
         return queued
 

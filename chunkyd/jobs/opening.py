@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError, StateError, Unreachable
 from chunkyd.files import fsync_directory, make_durable_folder
@@ -43,6 +44,7 @@ def open_tables(path: str, clock: Clock, migrations: Sequence[Sequence[str]] = M
         _refuse_network(folder)
         aside = None if _sound(path) else _move_aside(path, clock.wall())
         _make_private(path)
+        reached("jobs.file.made")
     tables = Tables(path)
     try:
         with translated(path), _accessible(path):
@@ -106,7 +108,9 @@ def _move_aside(path: str, now: float) -> str:
     for companion in reversed(_COMPANIONS):  # the database last: a crash in between must not pair it with a new log
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + companion, aside + companion)
+            reached("jobs.damaged.moving")
     fsync_directory(os.path.dirname(path))
+    reached("jobs.damaged.moved")
     _LOG.error(
         "the job table %s was damaged and is now %s; a new one is made. Files are found again by scanning; "
         "history, pauses and cancelled jobs start anew",

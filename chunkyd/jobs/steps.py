@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.core import text
 from chunkyd.jobs.job import Change, Job, same_version
@@ -53,7 +54,9 @@ class Steps(Offers):
     def hashed(self, job: Job, file_hash: str) -> bool:
         """The hash of this version was taken."""
         with self._tables.transaction():
-            return self._step(job, None, {"file_hash": file_hash})
+            stepped = self._step(job, None, {"file_hash": file_hash})
+        reached("jobs.hashed")
+        return stepped
 
     def opened(self, job: Job, session_id: str, url: str, file_hash: str) -> bool:
         """A session is open; durable before this returns. One that the job can no longer use is to be ended."""
@@ -66,12 +69,15 @@ class Steps(Offers):
             taken = self._step(job, State.UPLOADING, {**_FORGET_SESSION, **changes} if other else changes)
             if not taken:
                 self._end_later(url, session_id, file_hash)
+        reached("jobs.session.remembered")
         return taken
 
     def resumed(self, job: Job, stored: int) -> bool:
         """The session goes on; the server told how many bytes of it are there (0 where it has not said so yet)."""
         with self._tables.transaction():
-            return self._step(job, State.UPLOADING, {"resumed_from": stored} if stored else {})
+            stepped = self._step(job, State.UPLOADING, {"resumed_from": stored} if stored else {})
+        reached("jobs.resumed")
+        return stepped
 
     def progress(self, job: Job, bytes_done: int, bytes_sent: int) -> None:
         """How far the sending is; `bytes_sent` over the network since the claim.
@@ -81,6 +87,7 @@ class Steps(Offers):
         values = (bytes_done, job.bytes_sent + bytes_sent, self._clock.wall(), job.id, job.claimed_by, job.claims)
         with self._tables.transaction():
             self._tables.execute(_PROGRESS, values)
+        reached("jobs.progressed")
 
     def forgot(self, job: Job, session_id: str, *, rehash: bool = False) -> None:
         """This session is given up: to be ended, and not to be resumed; `rehash` drops the hash too."""
@@ -90,6 +97,7 @@ class Steps(Offers):
                 return
             self._end_later(now.session_url, session_id, now.file_hash)
             self._step(job, None, _FORGET_SESSION | ({"file_hash": None} if rehash else {}))
+        reached("jobs.session.given-up")
 
     def finishing(self, job: Job) -> bool:
         """The server said complete; durable before this returns, and its session is one to be ended from now on."""
@@ -100,7 +108,9 @@ class Steps(Offers):
                 return False
             self._end_later(current.session_url, current.session_id, current.file_hash)
             arrived: dict[str, object] = {"arrived": now, "bytes_done": job.bytes_total, "attempts": 0, "probes": 0}
-            return self._step(job, State.FINISHING, arrived)
+            stepped = self._step(job, State.FINISHING, arrived)
+        reached("jobs.arrival.recorded")
+        return stepped
 
     # The ends of a claim
 
@@ -112,6 +122,7 @@ class Steps(Offers):
             moved = self._leave(job, State.DONE, {"finished": now})
             if current is not None and moved:
                 self._know(current, sent, now, sent=True)
+        reached("jobs.done")
         self.on_change()
         return moved
 
@@ -119,6 +130,7 @@ class Steps(Offers):
         """A clean stop: as if it had not been claimed, with session and progress."""
         with self._tables.transaction():
             released = self._leave(job, State.QUEUED, {})
+        reached("jobs.released")
         self.on_change()
         return released
 
@@ -134,6 +146,7 @@ class Steps(Offers):
                 seconds = delay(attempts, retry.base, retry.max, self._random(), retry_after)
                 due: dict[str, object] = {"attempts": attempts, "next_attempt": self._clock.wall() + seconds}
                 left = self._leave(job, State.WAITING, {**due, "error": text(error)})
+        reached("jobs.waiting")
         self.on_change()
         return left
 
@@ -143,6 +156,7 @@ class Steps(Offers):
         """
         with self._tables.transaction():
             left = self._pause(job, reason, error, retry_after)
+        reached("jobs.paused")
         self.on_change()
         return left
 
@@ -164,6 +178,7 @@ class Steps(Offers):
         """Only `retry` revives it, or a newer version of the file."""
         with self._tables.transaction():
             left = self._leave(job, State.FAILED, {"reason": reason, "error": text(error)})
+        reached("jobs.failed")
         self.on_change()
         return left
 
@@ -180,6 +195,7 @@ class Steps(Offers):
                 self._leave(job, State.QUEUED, changes)
             else:
                 self._leave(job, State.FAILED, changes | {"restarts": MOST_RESTARTS, "reason": Reason.RESTARTS})
+        reached("jobs.restarted")
         self.on_change()
         return again
 
@@ -187,6 +203,7 @@ class Steps(Offers):
         """The source is no longer there: cancelled, but done where the file has arrived before."""
         with self._tables.transaction():
             left = self._give_up(job, State.CANCELLED, Reason.SOURCE_GONE)
+        reached("jobs.source-gone.found")
         self.on_change()
         return left
 
@@ -202,6 +219,7 @@ class Steps(Offers):
             if left and now_there is not None:
                 change = Change(job.folder, job.path, now_there, job.priority)
                 self._offer(change, self._clock.wall(), user_paused=job.user_paused)
+        reached("jobs.superseded")
         self.on_change()
         return left
 
@@ -264,3 +282,4 @@ class Steps(Offers):
         """The server says that this session is gone."""
         with self._tables.transaction():
             self._tables.execute("DELETE FROM endings WHERE url = ? AND session_id = ?", (url, session_id))
+        reached("jobs.session.ended")

@@ -19,6 +19,7 @@ from typing import Any
 
 import peewee
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
 
 Row = tuple[Any, ...]  # as SQLite returns it; leaves this package only as a struct
@@ -131,6 +132,8 @@ class Tables:
                 connection.durable = durable
             with self._database.atomic():
                 yield
+                reached("jobs.committing")
+            reached("jobs.committed")
 
     def rows(self, question: str, values: Iterable[object] = ()) -> list[Row]:
         """All rows of the answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from chunkyd.checkpoints import reached
 from chunkyd.jobs.core import Core, one_of
 from chunkyd.jobs.job import split
 from chunkyd.jobs.states import IDLE, Reason, State
@@ -52,6 +53,7 @@ class Upkeep(Core):
             for job_id in gone:
                 self._end(job_id, State.CANCELLED, Reason.SOURCE_GONE, now)
         if gone:
+            reached("jobs.source-gone.noticed")
             self.on_change()
         return len(gone)
 

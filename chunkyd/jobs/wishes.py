@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.jobs.core import EVERYTHING, Core, one_of
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.states import IDLE, RUNNING, UNFINISHED, Reason, State
@@ -44,6 +45,7 @@ class Wishes(Core):
             scope = EVERYTHING if folder is None else os.fsencode(folder)
             new = self._tables.execute("INSERT OR IGNORE INTO pauses VALUES (?)", (scope,))
             changed = self._unfinished_in(folder) if new else 0
+        reached("jobs.pause.recorded")
         self.on_change()
         return Outcome(changed)
 
@@ -97,6 +99,7 @@ class Wishes(Core):
                     refused.append(result)
                 else:
                     changed += result
+        reached("jobs.wish.recorded")
         self.on_change()
         return Outcome(changed, tuple(refused))
 
@@ -163,6 +166,7 @@ class Wishes(Core):
             hurried = self._go_now("1" + where, *scope)
             overlay = self.overlay()
             changed = self._unfinished_in(folder) if lifted else single + hurried
+        reached("jobs.resume.recorded")
         if overlay.all_paused and folder is not None:
             return Outcome(0, (Refusal(0, None, "everything is paused", "resume without naming a folder"),))
         return Outcome(changed)

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol import messages, problems
 from chunkyd.protocol.digests import DIGESTS
@@ -81,6 +82,7 @@ class Application:
         self.requests += 1
         try:
             await self._answer(exchange, {**scope, "chunky.exchange": exchange})
+            reached("server.request.answered")
         finally:
             self.requests -= 1
             exchange.log()
@@ -155,6 +157,7 @@ class Application:
             status=session.status(),
             missing_ranges=to_wire(session.missing()),
         )
+        reached("server.initiate.answering")
         return _json(reply, 201)
 
     async def _session(self, exchange: Exchange) -> LiveSession:
@@ -170,7 +173,9 @@ class Application:
         exchange.range = (exchange.head.first("content-range") or "-").removeprefix("bytes ")[:64]
         session = await self._session(exchange)
         chunk = exchange.head.chunk()
-        return _json(messages.ChunkReply(await self._uploads.chunk(session, chunk, exchange.pieces())))
+        reply = messages.ChunkReply(await self._uploads.chunk(session, chunk, exchange.pieces()))
+        reached("server.chunk.answering")
+        return _json(reply)
 
     async def _status(self, exchange: Exchange) -> Response:
         session = await self._uploads.status(await self._session(exchange))
@@ -180,6 +185,7 @@ class Application:
             total_bytes=session.total,
             expires_at=_expires_at(session),
         )
+        reached("server.status.answering")
         return _json(reply)
 
     async def _end(self, exchange: Exchange) -> Response:
@@ -188,7 +194,9 @@ class Application:
         session = await self._uploads.find_to_end(user, exchange.session)
         check_hash(session, exchange.head.one(messages.HEADER_FILE_HASH))
         exchange.head.refuse_transfer_encoding()
-        return _json(messages.EndReply(await self._uploads.end(session)))
+        reply = messages.EndReply(await self._uploads.end(session))
+        reached("server.end.answering")
+        return _json(reply)
 
     async def _limits(self, exchange: Exchange) -> Response:
         limits = self._settings.limits

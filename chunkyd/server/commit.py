@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from chunkyd.catalog.base import Catalog, StoredRange
+from chunkyd.checkpoints import reached
 from chunkyd.protocol.ranges import Range
 from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
@@ -67,7 +68,9 @@ class GroupCommit:
                         raise
 
     async def _commit(self, group: list[_Waiting]) -> None:
+        reached("server.chunk.syncing")
         synced = await self._sync(group)
+        reached("server.chunk.synced")
         deadlines = {item.session.session_id: self._deadline(item.session) for item in synced}
         batch = [
             StoredRange(item.session.session_id, start, stop, deadlines[item.session.session_id])
@@ -77,6 +80,7 @@ class GroupCommit:
         if not batch:
             return
         await self._threads.record(self._catalog.record_stored, batch)
+        reached("server.chunk.recorded")
         for item in synced:
             item.session.store(item.ranges, deadlines[item.session.session_id])
             item.succeed()

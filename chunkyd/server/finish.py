@@ -13,6 +13,7 @@ from collections import defaultdict
 from msgspec.structs import replace
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState
+from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.problems import problem
@@ -116,7 +117,9 @@ class Finisher:
             await self._fall_back(session)
             return False
         if await self._is_whole(session):
+            reached("server.verdict.right")
             return True
+        reached("server.verdict.wrong")
         await self._kill(session)
         return False
 
@@ -152,6 +155,7 @@ class Finisher:
         """The bytes are not the file: nothing is published, the space is freed, the session answers so from now on."""
         name = session.session_id
         await self._threads.record(self._catalog.move, name, ACTIVE_STATES, SessionState.DEAD)
+        reached("server.verdict.recorded")
         session.become(SessionState.DEAD)
         self._registry.drop(session)
         self._verifier.forget(session)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from chunkyd.catalog.base import Catalog, SessionRecord, SessionState
+from chunkyd.checkpoints import reached
 from chunkyd.protocol.digests import is_file_hash
 from chunkyd.protocol.messages import EMPTY_FILE_HASH, Initiate
 from chunkyd.protocol.problems import problem
@@ -137,6 +138,7 @@ class Opener:
     def _add_renewed(self, record: SessionRecord) -> SessionRecord | None:
         """Only attributes change, no byte is needed; None where the kept file has changed since it was looked at."""
         added = self._catalog.add_session(record)
+        reached("server.renewal.recorded")
         if added.session_id != record.session_id:
             return added
         if self._publisher.renew(added):
@@ -172,6 +174,7 @@ class Opener:
         except BaseException:
             self._storage.discard(record.session_id)
             raise
+        reached("server.session.recorded")
         if added.session_id != record.session_id:
             self._storage.discard(record.session_id)
         return added

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
@@ -56,18 +57,24 @@ class Publisher:
             return
         if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
             self._catalog.complete(session_id, None)
+            reached("server.publish.overtaken")
             self._storage.discard(session_id)
             return
         prepared = self._storage.prepare(session_id, Attributes(record.modified_ns, record.mode))
+        reached("server.publish.prepared")
         if not self._catalog.move(session_id, ACTIVE_STATES, SessionState.PUBLISHING, inode=prepared.inode):
             raise SessionLost(session_id)
+        reached("server.publish.recorded")
         keep_old = self._keep_old and not self._has_version(target, record.file_hash, record.total_bytes)
         try:
             fingerprint = self._storage.publish(session_id, target, keep_old=keep_old)
         except PathConflict:
             self._catalog.move(session_id, {SessionState.PUBLISHING}, SessionState.RECEIVING)
+            reached("server.publish.taken-back")
             raise
+        reached("server.publish.placed")
         self._catalog.complete(session_id, self._file(record, fingerprint))
+        reached("server.complete.recorded")
 
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one.
@@ -79,6 +86,7 @@ class Publisher:
         if found is None and not later and self._storage.published(target) is None:
             raise FileNotFoundError(record.session_id)
         self._catalog.complete(record.session_id, self._file(record, found) if found is not None else None)
+        reached("server.complete.caught-up")
 
     def kept_versions(self, record: SessionRecord) -> list[FileRecord]:
         """Where the user has this version, by the records, and the file is still as it was when it was checked.
@@ -105,6 +113,7 @@ class Publisher:
         fingerprint = self._storage.set_attributes(target, Attributes(record.modified_ns, record.mode))
         if fingerprint is None:
             return False
+        reached("server.renewal.set")
         return self._catalog.complete(record.session_id, self._file(record, fingerprint))
 
     def copy(self, record: SessionRecord) -> bool:
@@ -124,8 +133,10 @@ class Publisher:
                     self._go_on()
                     stop = min(offset + READ_BYTES, record.total_bytes)
                     partial.write(offset, reader.read(offset, stop - offset))
+                    reached("server.copy.writing")
                     partial.flush_soon(offset, stop)  # or the sync below would hold up a stop
             partial.sync()  # a failed one is told once: here the copy is made again, at publishing it would be lost
+            reached("server.copy.synced")
             return hash_whole(partial.read, record.total_bytes, self._go_on) == record.file_hash
         finally:
             partial.close()
@@ -134,9 +145,12 @@ class Publisher:
     def abandon_copy(self, record: SessionRecord) -> bool:
         """The kept bytes are others by now: forget that record, and let the session be an ordinary upload."""
         self._catalog.remove_file(Target(record.user, record.copy_of or b""))
+        reached("server.copy.abandoning")
         self._storage.discard(record.session_id)
         self._storage.create(record.session_id, record.total_bytes)
-        return self._catalog.move(record.session_id, {SessionState.COPYING}, SessionState.RECEIVING)
+        moved = self._catalog.move(record.session_id, {SessionState.COPYING}, SessionState.RECEIVING)
+        reached("server.copy.abandoned")
+        return moved
 
     def _go_on(self) -> None:
         if self._stopping.is_set():

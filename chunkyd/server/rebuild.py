@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from chunkyd.catalog.base import Catalog, FileRecord
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
@@ -76,6 +77,7 @@ class Rebuild:
                 async with self._user_locks[user]:
                     recorded += await self._threads.record(self._put, files)
         await self._threads.record(self._catalog.set_files_known)
+        reached("server.rebuild.done")
         if recorded:
             log.error("%d published files were recorded again", recorded)
 
@@ -118,6 +120,7 @@ class Rebuild:
             known = self._catalog.file(target) is not None
             if not known and now is not None and now.same_version(file.fingerprint):
                 self._catalog.put_file(file)
+                reached("server.rebuild.recorded")
                 recorded += 1
         return recorded
 

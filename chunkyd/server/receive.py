@@ -14,6 +14,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import Problem
 from chunkyd.protocol.digests import Checker
 from chunkyd.protocol.messages import STALL_SECONDS
@@ -140,12 +141,14 @@ class _Writing:
     def write(self) -> None:
         """Check every byte, write those that are the chunk's own, and let the disk begin with them."""
         begin = self.position
+        reached("server.chunk.writing")
         for piece in self._gathered:
             self._checker.update(piece)
             self._write_own(piece)
             self.position += len(piece)
         self._gathered.clear()
         self.gathered_bytes = 0
+        reached("server.chunk.written")
         self._partial.flush_soon(begin, self.position)
 
     def _write_own(self, piece: bytes) -> None:

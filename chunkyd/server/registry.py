@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionRecord, SessionState
+from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem
 from chunkyd.protocol.problems import problem
 from chunkyd.server.ledger import Ledger
@@ -49,6 +50,7 @@ class Registry:
             elif self._storage.inode(record.session_id) is None:
                 log.error("session %.8s: its partial file is gone; the session is forgotten", record.session_id)
                 self._catalog.end(record.session_id)
+                reached("server.session.forgotten")
             else:
                 self.add(LiveSession(record, self._catalog.stored(record.session_id)))
         for session_id in list(self._storage.partials()):
@@ -117,6 +119,7 @@ class Registry:
 
     def _expire(self, session_id: str) -> None:
         self._catalog.expire(session_id, self._time.now() + self._ttl)
+        reached("server.expiry.recorded")
         self._storage.discard(session_id)
 
     async def lose(self, session: LiveSession) -> Problem:
@@ -144,6 +147,7 @@ class Registry:
         if record.state is SessionState.EXPIRED:
             if session is None:
                 await self._threads.record(self._catalog.end, record.session_id)
+                reached("server.tombstone.removed")
             return session is None
         if session is None:
             await self._threads.record(self._expire, record.session_id)
@@ -166,6 +170,7 @@ class Registry:
             if session is not None and not session.busy:
                 session.gone = True
                 self.drop(session)
+                reached("server.foreign-end.seen")
                 await self._threads.record(self._storage.discard, session_id)
 
     def _foreign_ends(self, session_ids: list[str]) -> list[str]:

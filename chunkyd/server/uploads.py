@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from chunkyd.catalog.base import Catalog, SessionState
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol.digests import Checker, is_file_hash
@@ -209,6 +210,7 @@ class Uploads:
             if isinstance(error, StorageFull):
                 raise self._full(0) from error
             raise
+        reached("server.end.recorded")
         self._registry.drop(session)
         self._verifier.forget(session)
         if session.state is SessionState.COMPLETE:

@@ -14,6 +14,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import AlreadyRunning, StateError
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint, make_durable_folder
 from chunkyd.protocol.paths import Target
@@ -77,6 +78,7 @@ class DiskStorage:
             ) from error
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        reached("storage.lock.taken")
 
     def _folder(self, path: str) -> int:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,13 +88,17 @@ class DiskStorage:
     def create(self, session_id: str, size: int) -> bool:
         """See the contract."""
         name = session_name(session_id)
+        reached("storage.partial.making")
         with disk_full_is_storage_full(DISK_FULL_TEXT):
             descriptor = os.open(name, _CREATE, _FILE_MODE, dir_fd=self._partials)
             try:
+                reached("storage.partial.made")
                 allocated = allocate(descriptor, size)
+                reached("storage.partial.allocated")
                 if allocated:
                     os.fsync(descriptor)  # the space stays set aside over a power cut, as will be recorded
                 os.fsync(self._partials)
+                reached("storage.partial.durable")
             except BaseException:
                 os.unlink(name, dir_fd=self._partials)
                 raise
@@ -115,8 +121,10 @@ class DiskStorage:
 
     def discard(self, session_id: str) -> None:
         """See the contract."""
+        reached("storage.partial.discarding")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(session_name(session_id), dir_fd=self._partials)
+        reached("storage.partial.discarded")
 
     def partials(self) -> Iterator[str]:
         """See the contract."""
@@ -190,6 +198,7 @@ class DiskStorage:
             with _closing(os.open(_PROBE, flags, 0o600, dir_fd=self._partials)) as descriptor:
                 try:
                     os.pwrite(descriptor, _PROBE_BYTES, 0)
+                    reached("storage.probe.written")
                 finally:
                     with contextlib.suppress(FileNotFoundError):  # two probes at once share the file
                         os.unlink(_PROBE, dir_fd=self._partials)
@@ -217,4 +226,6 @@ def _set(descriptor: int, attributes: Attributes) -> None:
         if attributes.modified_ns is not None:
             accessed_ns = os.fstat(descriptor).st_atime_ns
             os.utime(descriptor, ns=(accessed_ns, attributes.modified_ns))
+        reached("storage.attributes.set")
         os.fsync(descriptor)
+        reached("storage.attributes.synced")

@@ -20,6 +20,7 @@ import os
 import re
 import stat
 
+from chunkyd.checkpoints import reached
 from chunkyd.storage.base import PathConflict
 from chunkyd.storage.folders import Walk, status
 from chunkyd.storage.names import aside_name, free_number
@@ -45,6 +46,7 @@ class DurableFolders:
         if identity in self._known:
             return
         os.fsync(above)
+        reached("storage.folder.synced")
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known.add(identity)
@@ -84,16 +86,21 @@ class Placing:
             old = status(name, self._walk.folder)
             if old is not None and os.path.samestat(old, partial):
                 os.unlink(self._partial, dir_fd=self._partials)  # published already, and rename would do nothing
+                reached("storage.publish.rejoined")
             else:
                 if old is not None:
                     self._make_way(name, old, keep_old)
+                reached("storage.publish.renaming")
                 os.rename(self._partial, name, src_dir_fd=self._partials, dst_dir_fd=self._walk.folder)
+                reached("storage.publish.renamed")
             self._undo.pop_all()
 
     def clean(self) -> None:
         """Free the replaced file that stood in the way of a folder; start-up does it after a crash."""
         if self._has_leftover:
+            reached("storage.replaced.freeing")
             os.unlink(self._leftover, dir_fd=self._partials)
+            reached("storage.replaced.freed")
 
     def _enter(self, folder: bytes, keep_old: bool, *, may_give_way: bool) -> None:
         try:
@@ -108,6 +115,7 @@ class Placing:
 
     def _make(self, folder: bytes) -> None:
         os.mkdir(folder, FOLDER_MODE, dir_fd=self._walk.folder)
+        reached("storage.folder.made")
         try:
             self._walk.down(folder, self._durable.ensure)
         except BaseException:
@@ -136,10 +144,12 @@ class Placing:
             place, aside = above, self._keep(name, old)
             with contextlib.suppress(FileNotFoundError):  # moved, where the file system has no hard links
                 os.unlink(name, dir_fd=above)
+            reached("storage.way.kept")
         else:
             place, aside = self._partials, self._leftover
             os.rename(name, aside, src_dir_fd=above, dst_dir_fd=place)
             self._has_leftover = True
+            reached("storage.way.cleared")
         self._undo.callback(_move_back, place, aside, above, name)
 
     def _make_way(self, name: bytes, old: os.stat_result, keep_old: bool) -> None:
@@ -152,6 +162,7 @@ class Placing:
                 if error.errno in _NOT_EMPTY:
                     raise PathConflict(name) from error
                 raise
+            reached("storage.way.emptied")
             self._undo.callback(_quietly_make, name, stat.S_IMODE(old.st_mode), folder)
         elif keep_old:
             aside = self._keep(name, old)
@@ -172,6 +183,7 @@ class Placing:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        reached("storage.old.kept")
         return aside
 
 

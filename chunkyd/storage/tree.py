@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Iterator
 
+from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
 from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.folders import Walk, opened_folder, regular_files, status
@@ -36,6 +37,7 @@ class Tree:
                 published = os.stat(name, dir_fd=walk.folder, follow_symlinks=False)
             # The partials' folder needs no sync: a partial that comes back after a power cut is the published inode.
             os.fsync(walk.folder)
+            reached("storage.publish.synced")
         placing.clean()
         return fingerprint(published)
 
@@ -50,6 +52,7 @@ class Tree:
             if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
                 return None
             os.fsync(walk.folder)
+            reached("storage.finish.synced")
         return fingerprint(found)
 
     @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError, NetworkError, Problem
 from chunkyd.protocol import messages
@@ -164,9 +165,12 @@ class Run:
         wanted = messages.Initiate(
             assignment.file_hash, source.size, assignment.key.path, source.fingerprint.mtime_ns, source.mode
         )
+        reached("upload.session.opening")
         opened = self._client.initiate(wanted, key, self._switch)
+        reached("upload.session.opened")
         session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
         counting = self._remembered(session)
+        reached("upload.session.remembered")
         self._sessions[request.session] = counting
         if counting != opened.session_id:  # another process was faster: share its session
             self._end(opened.session_id)
@@ -187,6 +191,7 @@ class Run:
         session_id = self._sessions.get(number)
         if session_id is not None:
             self._memory.forget(self._assignment.key, session_id)
+            reached("upload.session.lost")
             self._memory.ended(self._assignment.key.url, session_id)
 
     def _end(self, session_id: str) -> None:
@@ -204,6 +209,7 @@ class Run:
         assignment, source, chunk = self._assignment, self._assignment.source, request.chunk
         digest = source.crc32c(chunk, self._control.check)
         source.check()
+        reached("upload.chunk.sending")
         body = Body(source, chunk, self._limiter, self._control.check, lambda count: self._count(chunk, count))
         try:
             status = self._client.chunk(
@@ -212,6 +218,7 @@ class Run:
         finally:
             with self._guard:
                 self._under_way.pop(chunk, None)
+        reached("upload.chunk.stored")
         return Stored(request, status, self._clock.monotonic() - began)
 
     def _count(self, chunk: Range, count: int) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from chunkyd.checkpoints import reached
 from chunkyd.errors import StateError, StorageFull
 from chunkyd.files import Fingerprint, make_durable_folder
 from chunkyd.upload.memory import Remembered, UploadKey
@@ -66,6 +67,7 @@ class SqliteMemory:
             self._database = sqlite3.connect(
                 self.path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
             )
+            reached("upload.memory.opened")
         try:
             self._prepare()
         except BaseException:
@@ -108,7 +110,9 @@ class SqliteMemory:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
+                reached("upload.memory.committing")
                 self._database.execute("COMMIT")
+                reached("upload.memory.committed")
             except BaseException:
                 if self._database.in_transaction:  # a full disk has rolled it back already
                     self._database.execute("ROLLBACK")

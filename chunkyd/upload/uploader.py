@@ -17,6 +17,7 @@ from typing import Literal, cast
 
 import msgspec
 
+from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock, SystemClock
 from chunkyd.errors import ChunkyError, NetworkError, Problem, SourceChanged, UsageError
 from chunkyd.files import Fingerprint
@@ -144,6 +145,7 @@ class Uploader:
         file_hash = self._hash(source, identity, remembered, memory)
         if remembered is not None and (remembered.file_hash, remembered.total_bytes) != (file_hash, source.size):
             memory.forget(self._key, remembered.session_id)
+            reached("upload.version.superseded")
             self._end_with_patience(remembered, memory)
             remembered = None
         self._end_leftovers(memory)
@@ -176,9 +178,11 @@ class Uploader:
             if found.action == "rehash":
                 memory.forget(self._key, run.session_id, rehash=True)
             raise
+        reached("upload.complete.heard")
         assignment.source.check()
         with self._client.ending(run.session_id):
             memory.completed(self._key)
+            reached("upload.complete.recorded")
             self._end(run.session_id, assignment.file_hash, memory)
         return run
 
@@ -200,6 +204,7 @@ class Uploader:
 
         age = self._clock.wall() - max(identity.mtime_ns, source.fingerprint.ctime_ns) / 1e9
         file_hash = source.sha256(proceed)
+        reached("upload.hash.taken")
         if source.size > _REMEMBERED_HASH_BYTES and age > _SETTLED_SECONDS:
             memory.remember_hash(self._key, identity, file_hash)
         return file_hash
@@ -214,7 +219,9 @@ class Uploader:
             return False
         except ChunkyError:
             return True  # an answer, if not a good one: asking at once again would not make it better
+        reached("upload.end.answered")
         memory.ended(self._key.url, session_id)
+        reached("upload.end.recorded")
         return True
 
     def _end_with_patience(self, superseded: Remembered, memory: Memory) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from chunkyd.checkpoints import VARIABLE
+
 BIN = Path(sys.executable).parent
 
 
@@ -65,7 +67,7 @@ class Program:
     ) -> None:
         self.log = folder / f"{name}.log"
         self._command = [str(BIN / command[0]), *command[1:]]
-        self._env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, **(env or {})}
         self._cwd = cwd
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -77,7 +79,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._env,
+                env=self.env,
                 cwd=self._cwd,
                 start_new_session=True,
             )
@@ -98,6 +100,31 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
+
+    def begin(self) -> None:
+        """Begin the process and wait for nothing; `start` of each program waits until it serves."""
+        Program.start(self)
+
+    def wait_killed(self, seconds: float = 30.0) -> None:
+        """Until it has ended by SIGKILL; an AssertionError where it lives on, or has ended otherwise."""
+        wait_until("the process is killed", lambda: not self.running(), seconds, self.text)
+        assert self.process is not None
+        assert self.process.returncode == -signal.SIGKILL, f"{self.process.returncode}\n{self.text()[-3000:]}"
+
+    def wait_stopped(self, seconds: float = 30.0) -> None:
+        """Until it stands still (SIGSTOP), as a checkpoint armed with `=stop` makes it."""
+        status = Path(f"/proc/{self.pid}/stat")
+        wait_until("the process is stopped", lambda: status.read_text().rpartition(")")[2].split()[0] == "T", seconds)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def arm(self, checkpoint: str | None) -> None:
+        """From the next start on: be killed, or stopped, at this checkpoint (chunkyd/checkpoints.py); None: no more."""
+        self.env.pop(VARIABLE, None)
+        if checkpoint is not None:
+            self.env[VARIABLE] = checkpoint
 
     def stop(self, seconds: float = 12.0) -> int:
         """SIGTERM, and its exit code; an AssertionError where it does not end in time."""
@@ -121,6 +148,7 @@ class Server(Program):
         self.port = port or free_port()
         self.data = data_dir or folder / "server-data"
         self.config = folder / "server.yaml"
+        env = settings.pop("env", None)
         self.settings: dict[str, Any] = {
             "listen": f"127.0.0.1:{self.port}",
             "data_dir": str(self.data),
@@ -129,7 +157,7 @@ class Server(Program):
             **settings,
         }
         self.write_config()
-        super().__init__(folder, "server", "chunky-server", "--config", str(self.config), "run")
+        super().__init__(folder, "server", "chunky-server", "--config", str(self.config), "run", env=env)
 
     @property
     def url(self) -> str:
@@ -142,7 +170,11 @@ class Server(Program):
 
     def start(self) -> None:
         """Begin and wait until it can store."""
-        super().start()
+        self.begin()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until it can store."""
         wait_until("the server listens", lambda: self._listens() or not self.running(), 15, self.text)
         assert self.running(), self.text()
 
@@ -183,7 +215,11 @@ class Daemon(Program):
 
     def start(self) -> None:
         """Begin and wait until the control socket answers."""
-        super().start()
+        self.begin()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until the control socket answers."""
         wait_until("the daemon answers", lambda: self._answers() or not self.running(), 20, self.text)
         assert self.running(), self.text()
 
