@@ -52,3 +52,28 @@ def test_the_readmes_example_runs_as_printed(tmp_path: Path) -> None:
     file_hash = hashlib.sha256((tmp_path / "footage.mov").read_bytes()).hexdigest()
     assert f"arrived: {file_hash}" in done.stdout
     assert hashlib.sha256((server.files() / "footage.mov").read_bytes()).hexdigest() == file_hash
+
+
+FAILURES = (ROOT / "docs" / "failure-model.md").read_text()
+FAMILIES = re.findall(r"^## (.+)\n\n\| fault \|.*\n\|[-|]+\n((?:\|.*\n)*)", FAILURES + "\n", re.MULTILINE)
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def shown_by(reference: str) -> bool:
+    """Whether a `make target`, or a `file.py::function` below tests/, is there."""
+    if reference.startswith("make "):
+        return reference.removeprefix("make ").split()[0] in TARGETS
+    path, _, function = reference.partition("::")
+    file = ROOT / "tests" / path
+    return file.is_file() and re.search(rf"^def {re.escape(function)}\(", file.read_text(), re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize(("family", "rows"), FAMILIES, ids=[family for family, _ in FAMILIES])
+def test_every_failure_names_what_shows_it(family: str, rows: str) -> None:
+    """Each row of the failure model has its four columns, and the last names tests or make targets that exist."""
+    for row in rows.splitlines():
+        columns = re.split(r"(?<!\\)\|", row.strip().strip("|"))
+        assert len(columns) == 4 and all(column.strip() for column in columns), row
+        references = re.findall(r"`([^`]+)`", columns[3])
+        assert references, row
+        assert [reference for reference in references if not shown_by(reference)] == [], row
