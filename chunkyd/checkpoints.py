@@ -100,7 +100,7 @@ CHECKPOINTS: Mapping[str, str] = {
     "server.complete.caught-up": "a start has recorded what the last run had published",
     "server.renewal.recorded": "a session is recorded for a file that only gets a new time or mode",
     "server.renewal.set": "the published file has its new time and mode, not yet recorded",
-    "server.copy.writing": "a part of a version that the user already has is copied",
+    "server.copy.made": "a version that the user already has is copied, not yet synced",
     "server.copy.synced": "the copy is synced, not yet checked",
     "server.copy.abandoning": "the kept version is not what it was, and no longer recorded",
     "server.copy.abandoned": "the session waits for its bytes like any other",

@@ -133,8 +133,8 @@ class Publisher:
                     self._go_on()
                     stop = min(offset + READ_BYTES, record.total_bytes)
                     partial.write(offset, reader.read(offset, stop - offset))
-                    reached("server.copy.writing")
                     partial.flush_soon(offset, stop)  # or the sync below would hold up a stop
+            reached("server.copy.made")
             partial.sync()  # a failed one is told once: here the copy is made again, at publishing it would be lost
             reached("server.copy.synced")
             return hash_whole(partial.read, record.total_bytes, self._go_on) == record.file_hash

@@ -175,10 +175,11 @@ class Server(Program):
 
     def wait_ready(self) -> None:
         """Until it can store."""
-        wait_until("the server listens", lambda: self._listens() or not self.running(), 15, self.text)
+        wait_until("the server listens", lambda: self.answers() or not self.running(), 15, self.text)
         assert self.running(), self.text()
 
-    def _listens(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -220,10 +221,11 @@ class Daemon(Program):
 
     def wait_ready(self) -> None:
         """Until the control socket answers."""
-        wait_until("the daemon answers", lambda: self._answers() or not self.running(), 20, self.text)
+        wait_until("the daemon answers", lambda: self.answers() or not self.running(), 20, self.text)
         assert self.running(), self.text()
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether its control socket takes connections."""
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) == 0
 

@@ -160,8 +160,12 @@ class Client:
             answer = self._connection.getresponse()
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
             self._connection.close()
-            self._connection.request(method, path, body, named)
-            answer = self._connection.getresponse()
+            try:
+                self._connection.request(method, path, body, named)
+                answer = self._connection.getresponse()
+            except OSError:  # a dead server's connection is of no use to the next request
+                self._connection.close()
+                raise
         return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def initiate(self, data: bytes, path: bytes | None = b"f", **more: Any) -> Session:
