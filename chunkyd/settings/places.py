@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from chunkyd import checkpoints
 from chunkyd.errors import ConfigError
 from chunkyd.settings.document import has_overlay
 from chunkyd.settings.reader import Entry, text
@@ -29,7 +30,8 @@ class Program(msgspec.Struct, frozen=True):
     variable: str
 
 
-DAEMON = Program("config.yaml", "CHUNKYD_", frozenset({"CHUNKYD_CONFIG", "CHUNKYD_TOKEN"}), "CHUNKYD_CONFIG")
+_OTHERS = frozenset({"CHUNKYD_CONFIG", "CHUNKYD_TOKEN", checkpoints.VARIABLE})
+DAEMON = Program("config.yaml", "CHUNKYD_", _OTHERS, "CHUNKYD_CONFIG")
 SERVER = Program("server.yaml", "CHUNKY_SERVER_", frozenset({"CHUNKY_SERVER_CONFIG"}), "CHUNKY_SERVER_CONFIG")
 
 

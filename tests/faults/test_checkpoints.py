@@ -14,7 +14,7 @@ import pytest
 
 import chunkyd
 from chunkyd import checkpoints
-from tests.e2e.programs import BIN, Server
+from tests.e2e.programs import BIN, Daemon, Server
 
 PACKAGE = Path(chunkyd.__file__).parent
 
@@ -96,6 +96,13 @@ def test_stopped_until_it_may_go_on(tmp_path: Path) -> None:
         server.wait_ready()
     finally:
         server.kill()
+
+
+def test_a_checkpoint_is_no_setting(tmp_path: Path) -> None:
+    """The daemon, whose settings begin with CHUNKYD_ in the environment too, starts armed, and dies where it should."""
+    daemon = Daemon(tmp_path, "http://127.0.0.1:1", [], env={checkpoints.VARIABLE: "daemon.lock.taken"})
+    daemon.begin()
+    daemon.wait_killed()
 
 
 @pytest.mark.parametrize(
