@@ -7,13 +7,17 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount
 
-.PHONY: run test check clean packages
+.PHONY: run test crash check clean packages
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
 
 test: packages $(TEST_STAMP) check
 	$(BIN)/python -m pytest
+
+# Real processes die at every checkpoint (chunkyd/checkpoints.py); `make test` has a sample of it. docs/failure-model.md
+crash: $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/faults/test_checkpoints.py tests/faults/test_crash_points.py -m "long or not long"
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from chunkyd.checkpoints import reached
 from chunkyd.errors import StorageFull
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TEMPORARY_PREFIX = ".chunkyd-"
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ def make_durable_folder(path: str, mode: int = 0o700) -> None:
 def atomic_write(path: str, content: bytes, mode: int = 0o600) -> None:
     """Replace a small file in one durable step: temporary, fsync, rename, fsync of the folder."""
     folder = os.path.dirname(path) or "."
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".chunkyd-")
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -102,3 +103,11 @@ def atomic_write(path: str, content: bytes, mode: int = 0o600) -> None:
     reached("files.atomic.renamed")
     fsync_directory(folder)
     reached("files.atomic.durable")
+
+
+def remove_temporaries(folder: str) -> None:
+    """Remove what an `atomic_write` left behind that a crash cut short; only for the one process that writes here."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith(_TEMPORARY_PREFIX) and is_regular(os.lstat(path)):
+            os.unlink(path)

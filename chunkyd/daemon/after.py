@@ -199,7 +199,7 @@ def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint)
         reached("daemon.copy.synced")
         if copied != sent.size or not _is_what_was_sent(descriptor, hidden, sent):
             return False
-        if not _same_content(moving, target):  # else a crash came between naming the copy and removing the source
+        if not _is_named(moving, target):  # else a crash came between naming the copy and removing the source
             _take_free_name(moving, target)
         reached("daemon.copy.named")
     finally:
@@ -210,6 +210,16 @@ def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint)
     os.unlink(hidden)
     reached("daemon.copy.removed")
     return True
+
+
+def _is_named(copy: bytes, target: bytes) -> bool:
+    """Whether one of the names that the copy could have been given holds its content and attributes already."""
+    for name in _names(target):
+        if not os.path.lexists(name):
+            return False
+        if _same_content(copy, name):
+            return True
+    return False
 
 
 def _copy(descriptor: int, target: bytes) -> int:

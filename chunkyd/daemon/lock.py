@@ -13,7 +13,7 @@ import time
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import AlreadyRunning, StateError
-from chunkyd.files import make_durable_folder
+from chunkyd.files import make_durable_folder, remove_temporaries
 
 _NAME = "daemon.lock"
 _TRIES = 20
@@ -51,6 +51,8 @@ class StateLock:
             os.ftruncate(descriptor, len(b"%d\n" % os.getpid()))
         self._descriptor = descriptor
         reached("daemon.lock.taken")
+        with contextlib.suppress(OSError):  # they are in nobody's way
+            remove_temporaries(os.path.dirname(self._path))
 
     def release(self) -> None:
         """Let another daemon have it."""

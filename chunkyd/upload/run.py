@@ -6,9 +6,9 @@ The machine is touched by the driving thread only; the threads of the crew see r
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import threading
-import uuid
 from collections.abc import Callable
 
 import msgspec
@@ -83,7 +83,6 @@ class Run:
         self._switch = control.fresh_switch()
         self._guard = threading.Lock()
         self._under_way: dict[Range, int] = {}
-        self._keys: dict[int, str] = {}
         self._sessions: dict[int, str] = {1: session_id} if session_id is not None else {}
         self._machine = Machine(
             assignment.source.size, assignment.rules, random.random, resuming=session_id is not None
@@ -161,12 +160,11 @@ class Run:
         assignment, source = self._assignment, self._assignment.source
         source.check()
         self._drop_session(request.session - 1)
-        key = self._keys.setdefault(request.session, uuid.uuid4().hex)
         wanted = messages.Initiate(
             assignment.file_hash, source.size, assignment.key.path, source.fingerprint.mtime_ns, source.mode
         )
         reached("upload.session.opening")
-        opened = self._client.initiate(wanted, key, self._switch)
+        opened = self._client.initiate(wanted, _idempotency_key(assignment, request.session), self._switch)
         reached("upload.session.opened")
         session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
         counting = self._remembered(session)
@@ -225,3 +223,15 @@ class Run:
         with self._guard:
             self.bytes_sent += count
             self._under_way[chunk] = self._under_way.get(chunk, 0) + count
+
+
+def _idempotency_key(assignment: Assignment, session: int) -> str:
+    """The same in every run for the same version of the same file.
+
+    After a crash between the server's answer and its being remembered, the same session is given again: with a new key
+    it would be left behind, and hold the space of a whole file until it expires.
+    """
+    key, found = assignment.key, assignment.source.identity()
+    version = (found.inode, found.size, found.mtime_ns, found.ctime_ns)
+    what = (key.url, key.source, key.path, assignment.file_hash, version, session)
+    return hashlib.sha256(repr(what).encode("ascii", "backslashreplace")).hexdigest()[:32]

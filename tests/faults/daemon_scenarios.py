@@ -53,6 +53,8 @@ def old_enough_for_its_hash_to_serve_again(folder: Path, arming: str) -> None:
 def in_the_middle(folder: Path, arming: str) -> None:
     """A second crash, while a session is being taken up again."""
     with Stage(folder) as stage:
+        stage.daemon.settings["uploads"]["bandwidth"] = "4MiB/s"  # else it is over before progress is looked at
+        stage.daemon.write_config()
         stage.put("film.mov")
         stage.start_server()
         stage.daemon_dies("upload.chunk.stored:2", again=False)

@@ -126,7 +126,8 @@ class Stage:
     def daemon_dies(self, arming: str, meanwhile: Callable[[], object] = ignored, again: bool = True) -> None:
         """The daemon, started armed, dies at the checkpoint; then it starts again."""
         self._dies(self.daemon, arming, meanwhile)
-        self._still_stored(self.said_stored())
+        if self.server.running():
+            self._still_stored(self.said_stored())
         if again:
             self.daemon.start()
 

@@ -100,7 +100,9 @@ def test_stopped_until_it_may_go_on(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_no_setting(tmp_path: Path) -> None:
     """The daemon, whose settings begin with CHUNKYD_ in the environment too, starts armed, and dies where it should."""
-    daemon = Daemon(tmp_path, "http://127.0.0.1:1", [], env={checkpoints.VARIABLE: "daemon.lock.taken"})
+    (tmp_path / "outbox").mkdir()
+    folders = [{"path": str(tmp_path / "outbox")}]
+    daemon = Daemon(tmp_path, "http://127.0.0.1:1", folders, env={checkpoints.VARIABLE: "daemon.lock.taken"})
     daemon.begin()
     daemon.wait_killed()
 

@@ -1,0 +1,83 @@
+"""Real processes die at every named step of what they do to files and tables; nothing is lost, doubled, or left behind.
+
+`make test` takes one or two steps of each part of the way; `make crash` takes them all, and at those that a scenario
+comes by several times the later arrivals too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chunkyd.checkpoints import CHECKPOINTS
+from tests.faults import daemon_scenarios, server_scenarios
+from tests.faults.scenarios import ARRIVALS, SCENARIOS
+
+# One for each place where a crash leaves something of its own kind behind.
+SAMPLE = frozenset(
+    {
+        "files.atomic.synced",
+        "storage.partial.durable",
+        "storage.folder.made",
+        "storage.publish.renamed",
+        "storage.publish.rejoined",
+        "storage.finish.synced",
+        "storage.old.kept",
+        "storage.way.cleared",
+        "storage.replaced.freeing",
+        "catalog.committing",
+        "catalog.damaged.moved",
+        "catalog.token.added",
+        "server.session.recorded",
+        "server.chunk.synced",
+        "server.chunk.recorded",
+        "server.verdict.wrong",
+        "server.publish.recorded",
+        "server.publish.overtaken",
+        "server.copy.made",
+        "server.renewal.set",
+        "server.end.recorded",
+        "jobs.offered",
+        "jobs.committing",
+        "jobs.arrival.recorded",
+        "jobs.restarted",
+        "jobs.superseded",
+        "jobs.backup.written",
+        "daemon.after.hidden",
+        "daemon.delete.deleted",
+        "daemon.move.moved",
+        "daemon.copy.named",
+        "daemon.ending.answered",
+        "upload.session.opened",
+        "upload.chunk.stored",
+        "upload.complete.recorded",
+        "upload.memory.committed",
+    }
+)
+
+
+def test_every_checkpoint_has_its_scenario() -> None:
+    """No checkpoint is left out, and no scenario leads to one that is not there."""
+    assert {server_scenarios.__name__, daemon_scenarios.__name__} == {each.__module__ for each in SCENARIOS.values()}
+    assert set(SCENARIOS) == set(CHECKPOINTS)
+    assert set(CHECKPOINTS) >= SAMPLE
+
+
+def armings() -> list[object]:
+    """Every checkpoint, at every arrival that its scenario is sure of; all but the sample are left to `make crash`."""
+    return [
+        pytest.param(
+            f"{name}:{arrival}",
+            id=f"{name}:{arrival}",
+            marks=[] if name in SAMPLE and arrival == 1 else [pytest.mark.long],
+        )
+        for name in CHECKPOINTS
+        for arrival in range(1, ARRIVALS.get(name, 1) + 1)
+    ]
+
+
+@pytest.mark.parametrize("arming", armings())
+def test_crash(tmp_path: Path, arming: str) -> None:
+    """The process dies exactly there, starts again, and in the end all has arrived, once, and nothing is left."""
+    SCENARIOS[arming.partition(":")[0]](tmp_path, arming)
