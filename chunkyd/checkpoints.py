@@ -106,6 +106,13 @@ CHECKPOINTS: Mapping[str, str] = {
     "server.copy.abandoned": "the session waits for its bytes like any other",
     "server.rebuild.recorded": "a published file is recorded again in a catalog that was begun anew",
     "server.rebuild.done": "all of them are",
+    # Many small files in one request
+    "server.batch.writing": "small files are about to be written",
+    "server.batch.prepared": "some files of a batch are written and synced, and recorded nowhere",
+    "server.batch.recorded": "the files of a batch are recorded as publishing",
+    "server.batch.placed": "the files of a batch are published, and not yet recorded as complete",
+    "server.batch.completed": "the files of a batch are recorded as complete",
+    "server.batch.answering": "the answer to a batch is about to be sent",
     # The daemon's job table
     "jobs.file.made": "an empty job table is there",
     "jobs.damaged.moving": "a part of a damaged job table is moved aside",

@@ -7,7 +7,7 @@ Every method blocks and may be called from any thread. Times are wall-clock seco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -50,6 +50,11 @@ class SessionRecord(msgspec.Struct, frozen=True):
     idempotency: bytes | None = None  # digest of user, key and body
     inode: int | None = None  # of the partial, from PUBLISHING on
     copy_of: bytes | None = None  # COPYING: the path of the kept version
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether no client knows its ID: it lives as long as its publication, and not a second of its own."""
+        return self.expires_at <= self.created
 
 
 class StoredRange(msgspec.Struct, frozen=True):
@@ -94,6 +99,10 @@ class SessionCatalog(Protocol):
         """
         ...
 
+    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+        """`add_session` for new sessions without `idempotency`, in order, all in one transaction."""
+        ...
+
     def session(self, session_id: str) -> SessionRecord | None:
         """The session, tombstones too."""
         ...
@@ -123,6 +132,13 @@ class SessionCatalog(Protocol):
         """ACTIVE_STATES → COMPLETE and, in the same transaction, `put_file(file)`; False where it is in none of them.
 
         `file` is None where a later session already owns the path. The stored ranges are forgotten.
+        """
+        ...
+
+    def complete_all(self, published: Sequence[tuple[str, FileRecord]]) -> None:
+        """`complete` and `end` at once, for sessions nobody will ask for, in order, all in one transaction.
+
+        A session that is in none of ACTIVE_STATES any more leaves no file.
         """
         ...
 

@@ -6,7 +6,7 @@ Nothing here survives the process. Questions look at every record: meant for tho
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -51,6 +51,13 @@ class _MemorySessions(_Locked):
             added = replace(record, sequence=self._sequence)
             self._sessions[record.session_id] = added
             return added
+
+    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+        """See the contract."""
+        with self._lock:
+            if any(record.session_id in self._sessions for record in records):
+                raise ValueError("this session ID is taken")
+            return [self.add_session(record) for record in records]
 
     def session(self, session_id: str) -> SessionRecord | None:
         """See the contract."""
@@ -265,6 +272,13 @@ class MemoryCatalog(_MemorySessions, _MemoryFiles, _MemoryUsers):
             if file is not None:
                 self.put_file(file)
             return True
+
+    def complete_all(self, published: Sequence[tuple[str, FileRecord]]) -> None:
+        """See the contract."""
+        with self._lock:
+            for session_id, file in published:
+                if self.complete(session_id, file):
+                    self.end(session_id)
 
     def usage(self, user: str) -> int:
         """See the contract."""

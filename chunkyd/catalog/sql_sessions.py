@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
 
 from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, SessionRecord, SessionState, StoredRange
 from chunkyd.catalog.database import CatalogDatabase, Row, Taken
@@ -38,13 +40,21 @@ class SqlSessions:
                 known = self._database.row(f"{_SELECT} WHERE idempotency = ?", record.idempotency)
                 if known is not None:
                     return _record(known)
-            try:
-                self._database.change(_INSERT, *_row(record))
-            except Taken as error:
-                raise ValueError("this session ID is taken") from error
-            added = self.session(record.session_id)
-        assert added is not None
-        return added
+            return self._add(record)
+
+    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+        """See the contract."""
+        with self._database.writing():
+            return [self._add(record) for record in records]
+
+    def _add(self, record: SessionRecord) -> SessionRecord:
+        try:
+            self._database.change(_INSERT, *_row(record))
+        except Taken as error:
+            raise ValueError("this session ID is taken") from error
+        row = self._database.row("SELECT sequence FROM session WHERE session_id = ?", record.session_id)
+        assert row is not None
+        return replace(record, sequence=row[0])
 
     def session(self, session_id: str) -> SessionRecord | None:
         """See the contract."""
@@ -141,6 +151,16 @@ class SqlSessions:
             if file is not None:
                 put(self._database, file)
         return True
+
+    def complete_all(self, published: Sequence[tuple[str, FileRecord]]) -> None:
+        """See the contract."""
+        with self._database.writing():
+            for session_id, file in published:
+                row = self._database.row(f"SELECT sequence FROM session WHERE session_id = ? AND {ACTIVE}", session_id)
+                if row is not None:
+                    put(self._database, file)
+                    self._forget_ranges(session_id)
+                    self._database.change("DELETE FROM session WHERE sequence = ?", row[0])
 
     def end(self, session_id: str) -> None:
         """See the contract."""

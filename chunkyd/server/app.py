@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem, StorageFull
-from chunkyd.protocol import messages, problems
+from chunkyd.protocol import batch, messages, problems
 from chunkyd.protocol.digests import DIGESTS
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import to_wire
@@ -63,6 +63,7 @@ class Application:
                 _route(messages.PATH_INITIATE, POST=self._initiate),
                 _route(messages.PATH_CHUNK, PATCH=self._chunk, OPTIONS=self._limits),
                 _route(_EVERYTHING, OPTIONS=self._limits),
+                _route(batch.PATH_BATCH, POST=self._batch),
                 _route(messages.PATH_STATUS, GET=self._status),
                 _route(messages.PATH_END, POST=self._end),
                 _route(messages.PATH_HEALTH, GET=self._health),
@@ -177,6 +178,16 @@ class Application:
         reached("server.chunk.answering")
         return _json(reply)
 
+    async def _batch(self, exchange: Exchange) -> Response:
+        self._refuse_when_stopping()
+        user = await self._user(exchange)
+        length = exchange.head.length()
+        exchange.head.require_type(batch.CONTENT_TYPE)
+        outcomes = await self._uploads.batch(user, length, exchange.head.digests(), exchange.pieces())
+        exchange.range = f"{len(outcomes)} files"
+        reached("server.batch.answering")
+        return Response(b"".join(map(batch.encode_outcome, outcomes)), media_type=batch.ANSWER_TYPE)
+
     async def _status(self, exchange: Exchange) -> Response:
         session = await self._uploads.status(await self._session(exchange))
         reply = messages.StatusReply(
@@ -201,7 +212,10 @@ class Application:
     async def _limits(self, exchange: Exchange) -> Response:
         limits = self._settings.limits
         reply = messages.LimitsReply(
-            digests=list(DIGESTS), max_chunk_bytes=limits.chunk, max_file_bytes=limits.file, extensions=[]
+            digests=list(DIGESTS),
+            max_chunk_bytes=limits.chunk,
+            max_file_bytes=limits.file,
+            extensions=[batch.EXTENSION],
         )
         response = _json(reply)
         response.headers[messages.HEADER_VERSION] = messages.PROTOCOL_VERSION

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState
 from chunkyd.checkpoints import reached
-from chunkyd.errors import ChunkyError
+from chunkyd.errors import ChunkyError, Problem
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.problems import problem
 from chunkyd.server.publish import Publisher, SessionLost, Stopped
@@ -137,8 +137,7 @@ class Finisher:
             await self._threads.record(self._publisher.publish, name)
         except PathConflict:
             session.become(SessionState.RECEIVING)
-            text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
-            session.refusal = problem("path-conflict", text)
+            session.refusal = path_conflict()
             session.publishing = False
             return
         except SessionLost:
@@ -170,3 +169,9 @@ class Finisher:
             session.record = replace(session.record, state=SessionState.RECEIVING, reserved=False, copy_of=None)
             session.forget_stored()
         self._registry.count(session)
+
+
+def path_conflict() -> Problem:
+    """The path cannot become a file."""
+    text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
+    return problem("path-conflict", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from chunkyd.errors import Problem
 from chunkyd.protocol.digests import DIGESTS, parse_content_digest
@@ -85,15 +85,21 @@ class Head:
         """What the head of a chunk says."""
         length = self.length()
         self.require_type("application/octet-stream")
-        content_range, content_digest = self.one("Content-Range"), self.one("Content-Digest")
         try:
-            chunk, total = parse_content_range(content_range)
-            digests = parse_content_digest(content_digest)
+            chunk, total = parse_content_range(self.one("Content-Range"))
+        except ValueError as error:
+            raise malformed(f"{error}.") from error
+        return Chunk(chunk, total, length, self.digests())
+
+    def digests(self) -> Mapping[str, bytes]:
+        """The digests of the body that are known here; malformed-request where there is none."""
+        try:
+            digests = parse_content_digest(self.one("Content-Digest"))
         except ValueError as error:
             raise malformed(f"{error}.") from error
         if not digests:
             raise malformed(f"Content-Digest names none of {', '.join(DIGESTS)}.")
-        return Chunk(chunk, total, length, digests)
+        return digests
 
 
 def malformed(text: str, status: int | None = None) -> Problem:

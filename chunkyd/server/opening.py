@@ -6,12 +6,9 @@ before its session is recorded, so a crash in between leaves a file nobody knows
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
@@ -20,6 +17,7 @@ from chunkyd.checkpoints import reached
 from chunkyd.protocol.digests import is_file_hash
 from chunkyd.protocol.messages import EMPTY_FILE_HASH, Initiate
 from chunkyd.protocol.problems import problem
+from chunkyd.server.allowance import Allowances
 from chunkyd.server.finish import Finisher
 from chunkyd.server.ledger import Ledger
 from chunkyd.server.publish import Publisher
@@ -50,6 +48,7 @@ class Opener:
         finisher: Finisher,
         time: SteadyTime,
         limits: Limits,
+        allowances: Allowances,
     ) -> None:
         self._storage = storage
         self._catalog = catalog
@@ -60,11 +59,11 @@ class Opener:
         self._finisher = finisher
         self._time = time
         self._limits = limits
-        self._allowance_locks: dict[str, asyncio.Lock] = {}
+        self._allowances = allowances
 
     async def open(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
         """A new session, or the one this same initiate opened before."""
-        self._judge(request)
+        judge(request, self._limits)
         session = await self._session(user, request, idempotency)
         if session.status() == "verifying":
             self._finisher.start(session)
@@ -80,41 +79,13 @@ class Opener:
         for _ in range(TURNS):
             session = self._registry.same_initiate(idempotency)
             if session is None:
-                session = await self._open(self._record(user, request, idempotency))
+                record = new_record(user, request, self._time.now(), self._limits)
+                session = await self._open(replace(record, idempotency=idempotency))
             if session is not None and not session.expired(self._time.now()):
                 return session
             if session is not None:
                 await self._registry.expire(session)
         raise problem("internal", "The session of this Idempotency-Key changes all the time; use another key.")
-
-    def _judge(self, request: Initiate) -> None:
-        if not is_file_hash(request.file_hash):
-            text = "fileHash is not the SHA-256 of the file: 64 lower-case hexadecimal digits."
-            raise problem("invalid-file-hash", text)
-        if request.total_bytes > self._limits.file:
-            text = f"A file holds at most {self._limits.file} bytes here, this one {request.total_bytes}."
-            raise problem("file-too-large", text)
-        if not request.total_bytes and request.file_hash != EMPTY_FILE_HASH:
-            text = "A file of no bytes has another hash; hash the file again and begin a new session."
-            raise problem("digest-mismatch", text)
-
-    def _record(self, user: str, request: Initiate, idempotency: bytes | None) -> SessionRecord:
-        now = self._time.now()
-        age = self._limits.session_age
-        return SessionRecord(
-            session_id=secrets.token_hex(SESSION_ID_BYTES),
-            sequence=0,
-            user=user,
-            file_hash=request.file_hash,
-            total_bytes=request.total_bytes,
-            target=request.path if request.path is not None else request.file_hash.encode("ascii"),
-            state=SessionState.RECEIVING,
-            created=now,
-            expires_at=now + (self._limits.session_ttl if age is None else min(age, self._limits.session_ttl)),
-            modified_ns=request.modified_ns,
-            mode=request.mode,
-            idempotency=idempotency,
-        )
 
     async def _open(self, record: SessionRecord) -> LiveSession | None:
         kept = await self._threads.record(self._publisher.kept_versions, record)
@@ -125,7 +96,8 @@ class Opener:
                 return self._registry.adopt(renewed)
         if kept and record.total_bytes:
             record = replace(record, state=SessionState.COPYING, copy_of=kept[0].path)
-        async with self._within_allowance(record):
+        async with self._allowances.of(record.user) as rest:
+            rest.take(record.total_bytes)
             # The loop asks the disk itself: an answer as old as a thread's way back could be given to two sessions.
             with self._ledger.opening(record.total_bytes, self._storage.free_bytes()):
                 added = await self._threads.record(self._create, record)
@@ -146,21 +118,6 @@ class Opener:
         self._catalog.end(added.session_id)
         return None
 
-    @contextlib.asynccontextmanager
-    async def _within_allowance(self, record: SessionRecord) -> AsyncIterator[None]:
-        """Where the user has an allowance, one initiate at a time: two must not use up the same rest of it."""
-        allowance = self._limits.per_user.get(record.user)
-        if allowance is None:
-            yield
-            return
-        async with self._allowance_locks.setdefault(record.user, asyncio.Lock()):
-            usage = await self._threads.record(self._catalog.usage, record.user)
-            available = max(0, allowance - usage)
-            if record.total_bytes > available:
-                text = f"{record.total_bytes} bytes are more than the {available} left of this user's {allowance}."
-                raise problem("quota-exceeded", text, requiredBytes=record.total_bytes, availableBytes=available)
-            yield
-
     def _create(self, record: SessionRecord) -> SessionRecord:
         try:
             reserved = self._storage.create(record.session_id, record.total_bytes)
@@ -178,6 +135,37 @@ class Opener:
         if added.session_id != record.session_id:
             self._storage.discard(record.session_id)
         return added
+
+
+def judge(request: Initiate, limits: Limits) -> None:
+    """Raise the Problem of a version that cannot be."""
+    if not is_file_hash(request.file_hash):
+        text = "fileHash is not the SHA-256 of the file: 64 lower-case hexadecimal digits."
+        raise problem("invalid-file-hash", text)
+    if request.total_bytes > limits.file:
+        text = f"A file holds at most {limits.file} bytes here, this one {request.total_bytes}."
+        raise problem("file-too-large", text)
+    if not request.total_bytes and request.file_hash != EMPTY_FILE_HASH:
+        text = "A file of no bytes has another hash; hash the file again and begin a new session."
+        raise problem("digest-mismatch", text)
+
+
+def new_record(user: str, request: Initiate, now: float, limits: Limits) -> SessionRecord:
+    """A session that has just begun, not recorded yet."""
+    age = limits.session_age
+    return SessionRecord(
+        session_id=secrets.token_hex(SESSION_ID_BYTES),
+        sequence=0,
+        user=user,
+        file_hash=request.file_hash,
+        total_bytes=request.total_bytes,
+        target=request.path if request.path is not None else request.file_hash.encode("ascii"),
+        state=SessionState.RECEIVING,
+        created=now,
+        expires_at=now + (limits.session_ttl if age is None else min(age, limits.session_ttl)),
+        modified_ns=request.modified_ns,
+        mode=request.mode,
+    )
 
 
 def idempotency_digest(user: str, key: str, body: bytes) -> bytes:

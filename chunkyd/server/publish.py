@@ -9,17 +9,19 @@ may be repeated after a crash or a full disk:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
+from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
-from chunkyd.storage.base import Attributes, PathConflict, Storage
+from chunkyd.storage.base import Attributes, PathConflict, Publication, Storage
 
 READ_BYTES = 1 << 20
 
@@ -56,7 +58,7 @@ class Publisher:
             self._finish_renamed(record, target)
             return
         if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
-            self._catalog.complete(session_id, None)
+            self._complete(record, None)
             reached("server.publish.overtaken")
             self._storage.discard(session_id)
             return
@@ -73,7 +75,7 @@ class Publisher:
             reached("server.publish.taken-back")
             raise
         reached("server.publish.placed")
-        self._catalog.complete(session_id, self._file(record, fingerprint))
+        self._complete(record, self._file(record, fingerprint))
         reached("server.complete.recorded")
 
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
@@ -85,8 +87,17 @@ class Publisher:
         later = self._catalog.newest_sequence_in_the_way(target) > record.sequence
         if found is None and not later and self._storage.published(target) is None:
             raise FileNotFoundError(record.session_id)
-        self._catalog.complete(record.session_id, self._file(record, found) if found is not None else None)
+        self._complete(record, self._file(record, found) if found is not None else None)
         reached("server.complete.caught-up")
+
+    def _complete(self, record: SessionRecord, file: FileRecord | None) -> None:
+        """Of a session that no client can ask for, nothing is left."""
+        if not record.unnamed:
+            self._catalog.complete(record.session_id, file)
+        elif file is not None:
+            self._catalog.complete_all([(record.session_id, file)])
+        else:
+            self._catalog.end(record.session_id)
 
     def kept_versions(self, record: SessionRecord) -> list[FileRecord]:
         """Where the user has this version, by the records, and the file is still as it was when it was checked.
@@ -104,17 +115,69 @@ class Publisher:
 
         False where it does not any more; then nothing has changed.
         """
+        fingerprint = self._renewed(record)
+        return fingerprint is not None and self._catalog.complete(record.session_id, self._file(record, fingerprint))
+
+    def _renewed(self, record: SessionRecord) -> Fingerprint | None:
         target = Target(record.user, record.target)
         file = self._catalog.file(target)
         if file is None or file.sequence > record.sequence or not self._is_as_recorded(file):
-            return False
+            return None
         if (file.file_hash, file.size) != (record.file_hash, record.total_bytes):
-            return False
+            return None
         fingerprint = self._storage.set_attributes(target, Attributes(record.modified_ns, record.mode))
-        if fingerprint is None:
-            return False
         reached("server.renewal.set")
-        return self._catalog.complete(record.session_id, self._file(record, fingerprint))
+        return fingerprint
+
+    def publish_all(
+        self, new: Sequence[SessionRecord], renewed: Sequence[SessionRecord]
+    ) -> list[tuple[SessionRecord, Exception | None]]:
+        """The same steps for many, each made for all of them before the next; no two may have one path.
+
+        The partials of the `new` ones are prepared; the `renewed` ones stand at their path already, and their record
+        names that inode, so that a crash finds them as if they had just been renamed. All are PUBLISHING, `unnamed`,
+        and without a sequence yet. Given back: the recorded session and what has failed. Of a session without failure,
+        or with PathConflict, nothing is left; with any other it stays PUBLISHING, to be published as after a crash.
+        """
+        added = self._catalog.add_sessions([*new, *renewed])
+        reached("server.batch.recorded")
+        outcomes = [
+            *self._storage.publish_all([self._publication(record) for record in added[: len(new)]]),
+            *map(self._renew_one, added[len(new) :]),
+        ]
+        together = list(zip(added, outcomes, strict=True))
+        published = [(record, found) for record, found in together if isinstance(found, Fingerprint)]
+        reached("server.batch.placed")
+        try:
+            self._catalog.complete_all([(record.session_id, self._file(record, found)) for record, found in published])
+        except ChunkyError as error:
+            return [(record, found if isinstance(found, Exception) else error) for record, found in together]
+        reached("server.batch.completed")
+        for record, found in together:
+            if isinstance(found, PathConflict):
+                self._catalog.end(record.session_id)
+                self._storage.discard(record.session_id)
+        return [(record, found if isinstance(found, Exception) else None) for record, found in together]
+
+    def _publication(self, record: SessionRecord) -> Publication:
+        target = Target(record.user, record.target)
+        keep_old = self._keep_old and not self._has_version(target, record.file_hash, record.total_bytes)
+        return Publication(record.session_id, target, keep_old)
+
+    def _renew_one(self, record: SessionRecord) -> Fingerprint | Exception:
+        try:
+            return self._renewed(record) or FileNotFoundError(record.session_id)
+        except (ChunkyError, OSError) as error:
+            return error
+
+    def read_kept(self, file: FileRecord) -> bytes | None:
+        """The bytes of a small kept version; None where they are not what they were."""
+        reader = self._storage.open_published(Target(file.user, file.path))
+        if reader is None:
+            return None
+        with contextlib.closing(reader):
+            content = reader.read(0, file.size + 1)
+        return content if hashlib.sha256(content).hexdigest() == file.file_hash else None
 
     def copy(self, record: SessionRecord) -> bool:
         """Fill a COPYING session's partial from the kept version; whether the bytes are those of the hash."""

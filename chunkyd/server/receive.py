@@ -13,6 +13,7 @@ import contextlib
 import itertools
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import Problem
@@ -70,13 +71,27 @@ class Bodies:
     def dropped(self) -> Problem:
         """Why a body that got no byte in time was given up."""
         if self._stopping:
-            return problem("shutting-down", "The server is stopping; send this chunk again soon.", retry_after=5.0)
-        text = f"No byte came for {self._stall_seconds:g} seconds; send this chunk again."
+            return problem("shutting-down", "The server is stopping; send this again soon.", retry_after=5.0)
+        text = f"No byte came for {self._stall_seconds:g} seconds; send this again."
         return problem("chunk-length-mismatch", text)
 
 
+class Sink(Protocol):
+    """Where a body goes. `take` belongs to the event loop, `write` to a thread; they take turns."""
+
+    gathered_bytes: int  # taken, but not yet written
+
+    def take(self, piece: bytes) -> None:
+        """The next bytes of the body; BodyCut where nobody wants them."""
+        ...
+
+    def write(self) -> None:
+        """Do something with what was gathered; blocks."""
+        ...
+
+
 class Receiver:
-    """Writes bodies into partials."""
+    """Takes in bodies."""
 
     def __init__(self, bodies: Bodies, threads: Threads) -> None:
         self._bodies = bodies
@@ -88,39 +103,41 @@ class Receiver:
         """Return when all bytes of the chunk are written and every digest matched; raises a Problem, else."""
         start, stop = claim.chunk
         writing = _Writing(session, partial, claim, checker)
-        patience = asyncio.timeout(None)
         try:
-            async with patience:
-                with self._bodies.entered(patience):
-                    await self._pour(pieces, writing, patience)
-        except TimeoutError as error:
-            if not patience.expired():  # a disk's own
-                raise
-            raise self._bodies.dropped() from error
+            await self.pour(pieces, writing)
         except BodyCut as error:
             raise _cut(writing.position - start, stop - start) from error
         if writing.position != stop:
             raise _cut(writing.position - start, stop - start)
-        wrong = checker.mismatches()
-        if wrong:
-            text = f"The {' and '.join(wrong)} of the bytes received is not the one announced; send this chunk again."
-            raise problem("chunk-digest-mismatch", text)
+        check_digests(checker)
 
-    async def _pour(self, pieces: AsyncIterator[bytes], writing: _Writing, patience: asyncio.Timeout) -> None:
+    async def pour(self, pieces: AsyncIterator[bytes], sink: Sink) -> None:
+        """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early or too late."""
+        patience = asyncio.timeout(None)
+        try:
+            async with patience:
+                with self._bodies.entered(patience):
+                    await self._pour(pieces, sink, patience)
+        except TimeoutError as error:
+            if not patience.expired():  # a disk's own
+                raise
+            raise self._bodies.dropped() from error
+
+    async def _pour(self, pieces: AsyncIterator[bytes], sink: Sink, patience: asyncio.Timeout) -> None:
         """Gather and write; the time a write takes is not the client's."""
         self._bodies.wait(patience)
         async for piece in pieces:
-            writing.take(piece)
-            if writing.gathered_bytes >= self._bodies.allowance:
+            sink.take(piece)
+            if sink.gathered_bytes >= self._bodies.allowance:
                 patience.reschedule(None)
-                await self._threads.write(writing.write)
+                await self._threads.write(sink.write)
             self._bodies.wait(patience)
         patience.reschedule(None)
-        await self._threads.write(writing.write)
+        await self._threads.write(sink.write)
 
 
 class _Writing:
-    """One body on its way into its partial. `take` belongs to the event loop, `write` to a thread; they take turns."""
+    """One chunk's body on its way into its partial."""
 
     def __init__(self, session: LiveSession, partial: Partial, claim: Claim, checker: Checker) -> None:
         self._session = session
@@ -159,6 +176,14 @@ class _Writing:
                 break
             first, last = max(start, begin), min(stop, end)
             self._partial.write(first, memoryview(piece)[first - begin : last - begin])
+
+
+def check_digests(checker: Checker) -> None:
+    """Raises chunk-digest-mismatch where the body that was followed is not the one announced."""
+    wrong = checker.mismatches()
+    if wrong:
+        text = f"The {' and '.join(wrong)} of the bytes received is not the one announced; send this body again."
+        raise problem("chunk-digest-mismatch", text)
 
 
 def _stop(piece: Range) -> int:

@@ -18,10 +18,13 @@ from chunkyd.catalog.base import Catalog, SessionState
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError, Problem, StorageFull
+from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.digests import Checker, is_file_hash
 from chunkyd.protocol.messages import Initiate, Status
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import Range
+from chunkyd.server.allowance import Allowances
+from chunkyd.server.batch import Batches
 from chunkyd.server.commit import GroupCommit
 from chunkyd.server.finish import Finisher
 from chunkyd.server.handles import Handles
@@ -81,6 +84,7 @@ class Uploads:
         publisher = Publisher(storage, catalog, clock, keep_old=keep_old)
         self._finisher = Finisher(storage, catalog, threads, self._registry, self._verifier, publisher)
         self._rebuild = Rebuild(storage, catalog, threads, self._finisher.user_locks, clock)
+        allowances = Allowances(catalog, threads, limits)
         self._opener = Opener(
             storage,
             catalog,
@@ -91,6 +95,19 @@ class Uploads:
             self._finisher,
             self._time,
             limits,
+            allowances,
+        )
+        self._batches = Batches(
+            storage,
+            threads,
+            self._registry,
+            self._ledger,
+            publisher,
+            self._finisher,
+            self._receiver,
+            self._time,
+            limits,
+            allowances,
         )
 
     def load(self) -> None:
@@ -113,6 +130,15 @@ class Uploads:
             return await self._opener.open(user, request, idempotency)
         except StorageFull as error:
             raise self._full(request.total_bytes) from error
+
+    async def batch(
+        self, user: str, length: int, digests: Mapping[str, bytes], pieces: AsyncIterator[bytes]
+    ) -> list[Outcome]:
+        """Take many small files in one body, and say how each came out."""
+        try:
+            return await self._batches.receive(user, length, digests, pieces)
+        except StorageFull as error:
+            raise self._full(length) from error
 
     async def find(self, user: str, session_id: str) -> LiveSession:
         """The user's session. Raises invalid-session-id, session-expired."""

@@ -8,11 +8,12 @@ Other failures of the disk are `OSError`, and the caller's to log; no message of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
+from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 
@@ -35,6 +36,22 @@ class Prepared(msgspec.Struct, frozen=True):
     """A partial whose bytes and attributes are durable, about to be renamed. `inode` identifies it after a crash."""
 
     inode: int
+
+
+class NewFile(msgspec.Struct, frozen=True):
+    """A small file whose bytes are all there."""
+
+    session_id: str
+    content: bytes | memoryview
+    attributes: Attributes
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """A prepared partial and where it goes; `keep_old` as in `Storage.publish`."""
+
+    session_id: str
+    target: Target
+    keep_old: bool
 
 
 class Partial(Protocol):
@@ -117,6 +134,13 @@ class Storage(Protocol):
         """First step of publishing: set attributes, then sync bytes and metadata (fsync)."""
         ...
 
+    def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
+        """Make partials of exactly these bytes and attributes, prepared as by `prepare`: an outcome for each, in order.
+
+        One that could not be made leaves nothing. Together they cost less than one by one.
+        """
+        ...
+
     def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
         """Second step, after `Prepared` is recorded: make the folders, link the old aside, rename, sync the folders.
 
@@ -131,6 +155,15 @@ class Storage(Protocol):
         effect of the one before. After a crash at any point, calling it again finishes what was begun, and keeps
         nothing twice; before the rename the target is as it was, and an old file in the way of a folder, where it is
         gone already, gives way to the publication that is recorded and will be finished.
+        """
+        ...
+
+    def publish_all(
+        self, publications: Sequence[Publication]
+    ) -> list[Fingerprint | PathConflict | OSError | StorageFull]:
+        """`publish` for each of them, in order: an outcome for each. One failure spoils no other.
+
+        Neighbours in one folder share the way there and its sync.
         """
         ...
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chunkyd.checkpoints import reached
-from chunkyd.errors import AlreadyRunning, StateError
+from chunkyd.errors import AlreadyRunning, StateError, StorageFull
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint, make_durable_folder
-from chunkyd.protocol.paths import Target
-from chunkyd.storage.base import Attributes, Prepared
+from chunkyd.protocol.paths import Target, check_path
+from chunkyd.storage.base import Attributes, NewFile, Prepared, Publication
 from chunkyd.storage.names import session_name
-from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
-from chunkyd.storage.system import allocate, share_content
-from chunkyd.storage.tree import Tree
+from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile, write_all
+from chunkyd.storage.system import allocate, share_content, start_writing_back
+from chunkyd.storage.tree import Published, Tree
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = _OPEN | os.O_CREAT | os.O_EXCL
@@ -147,9 +147,51 @@ class DiskStorage:
             _set(descriptor, attributes)
             return Prepared(os.fstat(descriptor).st_ino)
 
+    def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
+        """See the contract. All are written before the first is synced, so that the disk is busy meanwhile."""
+        opened = [self._write_new(file) for file in files]
+        return [self._prepare_new(file, made) for file, made in zip(files, opened, strict=True)]
+
+    def _write_new(self, file: NewFile) -> int | OSError | StorageFull:
+        """The open descriptor: closed before its sync, it could lose the news of a failed write."""
+        name = session_name(file.session_id)
+        try:
+            with disk_full_is_storage_full(DISK_FULL_TEXT):
+                descriptor = os.open(name, _CREATE, _FILE_MODE, dir_fd=self._partials)
+        except (OSError, StorageFull) as error:
+            return error
+        try:
+            with disk_full_is_storage_full(DISK_FULL_TEXT):
+                write_all(descriptor, file.content)
+        except (OSError, StorageFull) as error:
+            os.close(descriptor)
+            self.discard(file.session_id)
+            return error
+        start_writing_back(descriptor, 0, len(file.content))
+        return descriptor
+
+    def _prepare_new(self, file: NewFile, made: int | OSError | StorageFull) -> Prepared | OSError | StorageFull:
+        if not isinstance(made, int):
+            return made
+        try:
+            with _closing(made):
+                _set(made, file.attributes)
+                return Prepared(os.fstat(made).st_ino)
+        except (OSError, StorageFull) as error:
+            self.discard(file.session_id)
+            return error
+
     def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
         """See the contract."""
-        return self._tree.publish(session_name(session_id).encode("ascii"), target, keep_old=keep_old)
+        check_path(target.path)
+        (outcome,) = self.publish_all([Publication(session_id, target, keep_old)])
+        if not isinstance(outcome, Fingerprint):
+            raise outcome
+        return outcome
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[Published]:
+        """See the contract."""
+        return self._tree.publish_all(publications)
 
     def finish(self, target: Target, inode: int) -> Fingerprint | None:
         """See the contract."""

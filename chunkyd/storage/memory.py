@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target, check_path
-from chunkyd.storage.base import Attributes, PathConflict, Prepared
+from chunkyd.storage.base import Attributes, NewFile, PathConflict, Prepared, Publication
 from chunkyd.storage.names import aside_name, free_number, parents, path_names, session_name, user_name
 
 _UNLIMITED = 1 << 62
@@ -150,6 +150,30 @@ class MemoryStorage:
         blob = self._partial(session_id)
         blob.set(attributes)
         return Prepared(blob.inode)
+
+    def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
+        """See the contract."""
+        outcomes: list[Prepared | OSError | StorageFull] = []
+        for file in files:
+            try:
+                self.create(file.session_id, len(file.content))
+                self._partial(file.session_id).write(0, file.content)
+                outcomes.append(self.prepare(file.session_id, file.attributes))
+            except (OSError, StorageFull) as error:
+                outcomes.append(error)
+        return outcomes
+
+    def publish_all(
+        self, publications: Sequence[Publication]
+    ) -> list[Fingerprint | PathConflict | OSError | StorageFull]:
+        """See the contract."""
+        outcomes: list[Fingerprint | PathConflict | OSError | StorageFull] = []
+        for publication in publications:
+            try:
+                outcomes.append(self.publish(publication.session_id, publication.target, keep_old=publication.keep_old))
+            except (PathConflict, OSError, StorageFull) as error:
+                outcomes.append(error)
+        return outcomes
 
     def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
         """See the contract."""

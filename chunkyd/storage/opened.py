@@ -13,6 +13,15 @@ from chunkyd.storage.system import start_writing_back
 DISK_FULL_TEXT = "the data folder's disk is full"
 
 
+def write_all(descriptor: int, data: bytes | memoryview, offset: int = 0) -> None:
+    """pwrite(2) until all of it is written."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest = rest[written:]
+        offset += written
+
+
 class OpenFile:
     """A descriptor that is released only after the last call under way has returned.
 
@@ -47,12 +56,8 @@ class OpenFile:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """See `Partial`."""
-        rest = memoryview(data).cast("B")
         with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
-            while rest:
-                written = os.pwrite(descriptor, rest, offset)
-                rest = rest[written:]
-                offset += written
+            write_all(descriptor, data, offset)
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Partial`."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chunkyd.checkpoints import reached
+from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
-from chunkyd.protocol.paths import Target, check_path
+from chunkyd.protocol.paths import Target
+from chunkyd.storage.base import PathConflict, Publication
 from chunkyd.storage.folders import Walk, opened_folder, regular_files, status
-from chunkyd.storage.names import path_names, user_name
+from chunkyd.storage.names import path_names, session_name, user_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
 from chunkyd.storage.placing import DurableFolders, Placing
+
+Published = Fingerprint | PathConflict | OSError | StorageFull
 
 
 class Tree:
@@ -26,20 +31,46 @@ class Tree:
         self._durable = DurableFolders()
         self._lock = threading.Lock()  # one publication at a time moves names
 
-    def publish(self, partial: bytes, target: Target, *, keep_old: bool) -> Fingerprint:
-        """See `Storage.publish`; `partial` is a name in the folder of partials."""
-        check_path(target.path)
-        *names, name = _names(target)
-        with contextlib.closing(Walk(self._files)) as walk, disk_full_is_storage_full(DISK_FULL_TEXT):
+    def publish_all(self, publications: Sequence[Publication]) -> list[Published]:
+        """See `Storage.publish_all`."""
+        outcomes: list[Published] = []
+        for names, together in itertools.groupby(publications, _folder_names):
+            waiting = list(together)
+            while waiting:
+                done = self._visit(names, waiting)
+                outcomes += done
+                waiting = waiting[len(done) :]
+        return outcomes
+
+    def _visit(self, names: list[bytes], publications: list[Publication]) -> list[Published]:
+        """Place one behind the other in one folder, up to the first that fails, and sync the folder once."""
+        placings: list[Placing] = []
+        found: list[os.stat_result] = []
+        failed: list[Published] = []
+        with contextlib.closing(Walk(self._files)) as walk:
             with self._lock:
-                placing = Placing(walk, self._durable, self._partials, partial)
-                placing.place(names, name, keep_old=keep_old)
-                published = os.stat(name, dir_fd=walk.folder, follow_symlinks=False)
+                for publication in publications:
+                    placing = Placing(
+                        walk, self._durable, self._partials, session_name(publication.session_id).encode()
+                    )
+                    name = path_names(publication.target.path)[-1]
+                    try:
+                        with disk_full_is_storage_full(DISK_FULL_TEXT):
+                            placing.place([] if placings else names, name, keep_old=publication.keep_old)
+                    except (PathConflict, OSError, StorageFull) as error:
+                        failed = [error]
+                        break
+                    placings.append(placing)
+                    found.append(os.stat(name, dir_fd=walk.folder, follow_symlinks=False))
             # The partials' folder needs no sync: a partial that comes back after a power cut is the published inode.
-            os.fsync(walk.folder)
+            try:
+                os.fsync(walk.folder)
+            except OSError as error:
+                return [error] * len(placings) + failed
             reached("storage.publish.synced")
-        placing.clean()
-        return fingerprint(published)
+        for placing in placings:
+            placing.clean()
+        return [*map(fingerprint, found), *failed]
 
     def finish(self, target: Target, inode: int) -> Fingerprint | None:
         """See `Storage.finish`."""
@@ -93,6 +124,10 @@ class Tree:
         """A folder whose name is not UTF-8 is no user's."""
         names = [os.fsencode(name) for name in os.listdir(self._files)]
         return [decoded for name in names if (decoded := name.decode("utf-8", "ignore")).encode() == name]
+
+
+def _folder_names(publication: Publication) -> list[bytes]:
+    return _names(publication.target)[:-1]
 
 
 def _names(target: Target) -> list[bytes]:

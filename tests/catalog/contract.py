@@ -157,6 +157,53 @@ class SessionContract:
         assert catalog.stored("one") == []
 
 
+class GroupContract:
+    """Many sessions in one transaction."""
+
+    def test_many_are_added_in_order(self, catalog: Catalog) -> None:
+        """Each gets the next sequence and is found as it was given back."""
+        records = [session(f"s{number}", target=b"f%d" % number) for number in range(50)]
+        added = catalog.add_sessions(records)
+        assert [record.session_id for record in added] == [record.session_id for record in records]
+        assert [record.sequence for record in added] == sorted({record.sequence for record in added})
+        assert [catalog.session(record.session_id) for record in records] == added
+        assert catalog.add_sessions([]) == []
+
+    def test_a_taken_id_adds_none_of_them(self, catalog: Catalog) -> None:
+        """All or nothing: one ID that is there already leaves the others unrecorded."""
+        catalog.add_session(session("taken"))
+        with pytest.raises(ValueError):
+            catalog.add_sessions([session("new"), session("taken")])
+        assert catalog.session("new") is None
+
+    def test_many_are_completed_and_gone(self, catalog: Catalog) -> None:
+        """Files recorded in order, the later one wins a path and what is in its way; no trace of the sessions stays."""
+        names = ("one", "two", "three")
+        added = catalog.add_sessions([session(name, state=SessionState.PUBLISHING, inode=7) for name in names])
+        first, second, third = (record.sequence for record in added)
+        catalog.complete_all(
+            [
+                ("one", file(b"a", sequence=first)),
+                ("two", file(b"a/x", sequence=second)),
+                ("three", file(b"b", sequence=third)),
+            ]
+        )
+        assert [record.path for record in catalog.files()] == [b"a/x", b"b"]
+        assert [catalog.session(name) for name in names] == [None] * 3
+        assert catalog.usage("ann") == 2000
+
+    def test_a_session_that_ended_leaves_no_file(self, catalog: Catalog) -> None:
+        """Unknown, expired and dead sessions publish nothing, and stay as they are."""
+        catalog.add_sessions([session("expired"), session("dead"), session("good")])
+        catalog.expire("expired", 900.0)
+        catalog.move("dead", ACTIVE_STATES, SessionState.DEAD)
+        catalog.complete_all([(name, file(name.encode())) for name in ("unknown", "expired", "dead", "good")])
+        assert [record.path for record in catalog.files()] == [b"good"]
+        expired, dead = catalog.session("expired"), catalog.session("dead")
+        assert expired is not None and expired.state is SessionState.EXPIRED
+        assert dead is not None and dead.state is SessionState.DEAD
+
+
 class RangeContract:
     """Stored ranges."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from tests.catalog.contract import FileContract, RangeContract, SessionContract, UserContract
+from tests.catalog.contract import FileContract, GroupContract, RangeContract, SessionContract, UserContract
 
 
 class TestSessions(SessionContract):
     """Sessions."""
+
+
+class TestGroups(GroupContract):
+    """Many sessions in one transaction."""
 
 
 class TestRanges(RangeContract):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.checkpoints import CHECKPOINTS
-from tests.faults import daemon_scenarios, server_scenarios
+from tests.faults import batch_scenarios, daemon_scenarios, server_scenarios
 from tests.faults.scenarios import ARRIVALS, SCENARIOS
 
 # One for each place where a crash leaves something of its own kind behind.
@@ -35,6 +35,7 @@ SAMPLE = frozenset(
         "server.verdict.wrong",
         "server.publish.recorded",
         "server.publish.overtaken",
+        "server.batch.placed",
         "server.copy.made",
         "server.renewal.set",
         "server.end.recorded",
@@ -59,7 +60,8 @@ SAMPLE = frozenset(
 
 def test_every_checkpoint_has_its_scenario() -> None:
     """No checkpoint is left out, and no scenario leads to one that is not there."""
-    assert {server_scenarios.__name__, daemon_scenarios.__name__} == {each.__module__ for each in SCENARIOS.values()}
+    modules = (batch_scenarios, daemon_scenarios, server_scenarios)
+    assert {module.__name__ for module in modules} == {each.__module__ for each in SCENARIOS.values()}
     assert set(SCENARIOS) == set(CHECKPOINTS)
     assert set(CHECKPOINTS) >= SAMPLE
 

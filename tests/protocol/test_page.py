@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from chunkyd.protocol import messages, paths
+from chunkyd.protocol import batch, messages, paths
 from chunkyd.protocol.digests import parse_content_digest
 from chunkyd.protocol.problems import TABLE, TYPE_PREFIX, Action
 from tests.protocol.shared import vectors
@@ -27,6 +27,9 @@ NUMBERS = {
     "no byte for so many seconds ends a chunk or a connection": messages.STALL_SECONDS,
     "smallest chunk a client halves to, in bytes": messages.MIN_CHUNK_BYTES,
     "longest `Retry-After` a client follows, in seconds": messages.MAX_RETRY_AFTER,
+    "most files of a batch": batch.MAX_ENTRIES,
+    "largest file in a batch, in bytes": batch.MAX_CONTENT_BYTES,
+    "largest header of an entry, in bytes": batch.MAX_HEADER_BYTES,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.storage.contract import FullContract, PartialContract, PublishContract
+from tests.storage.group_contract import FullGroupContract, GroupContract
 
 
 class TestPartials(PartialContract):
@@ -15,3 +16,11 @@ class TestPublish(PublishContract):
 
 class TestFull(FullContract):
     """No room."""
+
+
+class TestGroups(GroupContract):
+    """Many small files together."""
+
+
+class TestFullGroups(FullGroupContract):
+    """Many small files, and no room for all."""
