@@ -31,6 +31,7 @@ _GIVE_BACK = (
     " WHERE id = ? AND claimed_by = ? AND claims = ?"
 )
 _END_LATER = "INSERT OR IGNORE INTO endings VALUES (?, ?, ?)"
+_ENDED = "DELETE FROM endings WHERE url = ? AND session_id = ?"
 _PROGRESS = (
     "UPDATE jobs SET state = iif(state = 'hashing', 'uploading', state), attempts = iif(?1 > bytes_most, 0, attempts),"
     " probes = iif(?1 > bytes_most, 0, probes), bytes_most = max(bytes_most, ?1), bytes_done = ?1, bytes_sent = ?2,"
@@ -67,7 +68,9 @@ class Steps(Offers):
                 self._end_later(now.session_url, now.session_id, now.file_hash)
             changes: dict[str, object] = {"session_id": session_id, "session_url": url, "file_hash": file_hash}
             taken = self._step(job, State.UPLOADING, {**_FORGET_SESSION, **changes} if other else changes)
-            if not taken:
+            if taken:  # one that was to be ended, and is given again, is in use
+                self._tables.execute(_ENDED, (url, session_id))
+            else:
                 self._end_later(url, session_id, file_hash)
         reached("jobs.session.remembered")
         return taken
@@ -281,5 +284,5 @@ class Steps(Offers):
     def ended(self, url: str, session_id: str) -> None:
         """The server says that this session is gone."""
         with self._tables.transaction():
-            self._tables.execute("DELETE FROM endings WHERE url = ? AND session_id = ?", (url, session_id))
+            self._tables.execute(_ENDED, (url, session_id))
         reached("jobs.session.ended")

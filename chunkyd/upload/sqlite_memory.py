@@ -157,6 +157,7 @@ class SqliteMemory:
                 database.execute(_END_LATER, (key.url, there.session_id, there.file_hash))
             columns = (session.session_id, session.file_hash, session.total_bytes, *_columns(session.fingerprint))
             database.execute(_KEEP_SESSION, (key.url, key.source, key.path, *columns))
+            database.execute(_ENDED, (key.url, session.session_id))  # one that is given again is in use
         return session
 
     def completed(self, key: UploadKey) -> None:

@@ -157,6 +157,16 @@ def test_opening_the_same_session_again_changes_nothing(queue: Queue) -> None:
     assert queue.endings() == []
 
 
+def test_a_session_that_is_given_again_is_not_to_be_ended(queue: Queue) -> None:
+    """One that was to be ended, and that the server gives for the same initiate again, is in use: nobody ends it."""
+    started(queue)
+    job = claim(queue)
+    queue.opened(job, "s", URL, HASH)
+    queue.forgot(job, "s")
+    assert queue.opened(job, "s", URL, HASH)
+    assert queue.endings() == []
+
+
 def test_a_forgotten_session_is_to_be_ended(queue: Queue) -> None:
     """A session that is given up leaves the job and joins the endings; another one's number changes nothing."""
     started(queue)

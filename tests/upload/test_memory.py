@@ -53,6 +53,14 @@ def test_the_first_session_of_a_version_counts(memory: SqliteMemory) -> None:
     assert memory.endings(KEY.url) == [("s2", "h")]
 
 
+def test_a_session_that_is_given_again_is_not_to_be_ended(memory: SqliteMemory) -> None:
+    """One that was to be ended, and that the server gives for the same initiate again, is in use: nobody ends it."""
+    memory.remember(KEY, session(1))
+    memory.forget(KEY, "s1")
+    assert memory.remember(KEY, session(1)) == session(1)
+    assert memory.endings(KEY.url) == []
+
+
 def test_completed_and_given_up_sessions_wait_to_be_ended(memory: SqliteMemory) -> None:
     """Neither is forgotten before the server says that it is gone."""
     memory.remember(KEY, session(1))
