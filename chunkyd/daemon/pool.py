@@ -23,6 +23,7 @@ from chunkyd.clock import Clock
 from chunkyd.daemon.bandwidth import Bandwidth
 from chunkyd.daemon.folders import Folders
 from chunkyd.daemon.live import Live, LiveUpload
+from chunkyd.daemon.pace import Pace
 from chunkyd.daemon.probe import Probe
 from chunkyd.daemon.runner import Runner
 from chunkyd.errors import ChunkyError, EnvironmentFailure
@@ -72,6 +73,7 @@ class Pool:
         )
         self._dispatcher = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._beat = clock.monotonic()
+        self._endings = Pace()
 
     def start(self) -> None:
         """Begin to claim."""
@@ -137,8 +139,8 @@ class Pool:
                 self._begin_once("probe", self._ask, hold.reason)
             return
         # An upload ends its own session, and what it finds left behind; only an idle daemon has to see to it.
-        if not len(self._live) and self._queue.endings(self._probe.url, limit=1):
-            self._begin_once("endings", self._probe.end_sessions)
+        if not len(self._live) and self._endings.due(self._clock.monotonic()) and self._has_endings():
+            self._begin_once("endings", self._end_sessions)
         if not self._bandwidth.paused:
             self._claim()
 
@@ -181,6 +183,12 @@ class Pool:
         for upload in self._live.all():
             if upload.job.id in unwanted or self._bandwidth.paused:
                 upload.stop.set()
+
+    def _has_endings(self) -> bool:
+        return bool(self._queue.endings(self._probe.url, limit=1))
+
+    def _end_sessions(self) -> None:
+        self._endings.tried(self._probe.end_sessions(), self._clock.monotonic())
 
     def _has_new_token(self, reason: Reason) -> bool:
         """A refused token is asked about ever more rarely; one that was put in its place is tried at the next look."""
@@ -231,4 +239,6 @@ class Pool:
         else:
             due = self._queue.next_due()
             wait = _LONGEST_SLEEP if due is None else due - self._clock.wall()
+            if not self._endings.due(self._clock.monotonic()) and self._has_endings():
+                wait = min(wait, self._endings.next - self._clock.monotonic())
         return min(_LONGEST_SLEEP, max(_SHORTEST_SLEEP, wait))

@@ -10,7 +10,7 @@ import logging
 
 from chunkyd.checkpoints import reached
 from chunkyd.daemon.connection import Connection
-from chunkyd.errors import ChunkyError, NetworkError, Problem
+from chunkyd.errors import ChunkyError, Problem
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
 
@@ -37,8 +37,7 @@ class Probe:
             if reason is Reason.AUTH:
                 self._connection.check_token()
         except Problem as found:
-            still = Reason.AUTH if found.action == "reauthenticate" else Reason.NETWORK
-            return self._still(reason, still, found)
+            return self._still(reason, _why(found), found)
         except ChunkyError as error:
             return self._still(reason, Reason.NETWORK, error)
         _LOG.info("the server at %s takes uploads again", self._connection.url)
@@ -60,13 +59,31 @@ class Probe:
         except ChunkyError:  # a file that cannot be read just now is told by the next probe
             return False
 
-    def end_sessions(self) -> None:
-        """End at the server what was superseded, cancelled or completed here; unanswered, it stays to be ended."""
+    def end_sessions(self) -> bool:
+        """End at the server what was superseded, cancelled or completed here; whether none is left to be ended.
+
+        What the server will never end by our asking is let go: it expires. What it cannot end now stays.
+        """
         client, url = self._connection.client, self._connection.url
         for ending in self._queue.endings(url):
             try:
                 client.end(ending.session_id, ending.file_hash)
-            except NetworkError:
-                return
+            except ChunkyError as error:
+                if not _never(error):
+                    _LOG.info("a session is to be ended later: %s", error)
+                    return False
+                _LOG.warning("a session is left to expire at %s: %s", url, error)
             reached("daemon.ending.answered")
             self._queue.ended(ending.url, ending.session_id)
+        return True
+
+
+def _never(error: ChunkyError) -> bool:
+    """Whether the same request would be refused for ever."""
+    return isinstance(error, Problem) and error.action in ("stop", "rehash", "new-session", "ignore")
+
+
+def _why(error: ChunkyError) -> Reason:
+    if isinstance(error, Problem) and error.action == "reauthenticate":
+        return Reason.AUTH
+    return Reason.NETWORK

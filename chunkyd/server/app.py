@@ -141,6 +141,7 @@ class Application:
         head.require_type("application/json")
         key = head.optional(messages.HEADER_IDEMPOTENCY_KEY)
         body = await exchange.body(JSON_LIMIT)
+        head.check_small_body(body)
         try:
             request = messages.decode_initiate(body)
         except ValueError as error:

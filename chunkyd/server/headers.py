@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from chunkyd.errors import Problem
-from chunkyd.protocol.digests import DIGESTS, parse_content_digest
+from chunkyd.protocol.digests import DIGESTS, Checker, parse_content_digest
 from chunkyd.protocol.messages import parse_content_range
 from chunkyd.protocol.problems import problem
 from chunkyd.server.uploads import Chunk
@@ -93,13 +93,24 @@ class Head:
 
     def digests(self) -> Mapping[str, bytes]:
         """The digests of the body that are known here; malformed-request where there is none."""
-        try:
-            digests = parse_content_digest(self.one("Content-Digest"))
-        except ValueError as error:
-            raise malformed(f"{error}.") from error
+        digests = self._known_digests(self.one("Content-Digest"))
         if not digests:
             raise malformed(f"Content-Digest names none of {', '.join(DIGESTS)}.")
         return digests
+
+    def check_small_body(self, body: bytes) -> None:
+        """A body of which no digest must be given: where one is, it is the body's; chunk-digest-mismatch else."""
+        checker = Checker(self._known_digests(self.optional("Content-Digest") or ""))
+        checker.update(body)
+        if wrong := checker.mismatches():
+            text = f"The {' and '.join(wrong)} of the body is not the one announced; send this request again."
+            raise problem("chunk-digest-mismatch", text)
+
+    def _known_digests(self, text: str) -> Mapping[str, bytes]:
+        try:
+            return parse_content_digest(text)
+        except ValueError as error:
+            raise malformed(f"{error}.") from error
 
 
 def malformed(text: str, status: int | None = None) -> Problem:

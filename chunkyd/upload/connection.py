@@ -6,17 +6,19 @@ Rules:
   kernel what the peer has acknowledged and what has come in; where that stands still, the socket is shut down.
 - A server may answer before the body is sent. As soon as an answer is there (or the peer has closed), sending ends, the
   answer is read, and the connection is not used again.
+- A kept connection may be dead without a word (the machine slept, a NAT forgot it), and its neighbours with it: none is
+  used again that stood idle for long, or since before another was found dead. Each would cost half a minute.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import select
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,10 +27,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from chunkyd.clock import Clock
 from chunkyd.protocol.messages import STALL_SECONDS
+from chunkyd.upload.responses import LastResponse, Response
 
 CONNECT_SECONDS = 10.0
 _LEAST_BYTES = 512  # fewer than these in STALL_SECONDS is standing still: a peer must not hold us by single bytes
 _LOOK_SECONDS = 1.0
+_IDLE_SECONDS = 20.0  # servers and proxies close a connection that is idle for longer, NATs forget it
 _BACKSTOP_SECONDS = STALL_SECONDS + 5  # should the watchdog fail
 _ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received in the kernel's tcp_info
 _current = threading.local()
@@ -62,26 +66,42 @@ class Switch:
 class Exchange:
     """One request and its answer, from the first connect to the last byte."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, trusted_since: float = 0.0) -> None:
         self.switch = switch
+        self.trusted_since = trusted_since  # connections last used before this are not used again
         self.stalled = False
         self.answered_early = False
         self._guard = threading.Lock()
         self._socket: socket.socket | None = None
+        self._own: socket.socket | None = None
         self._anchor: tuple[float, int] | None = None
         self._excused = 0.0
 
     def attach(self, connected: socket.socket) -> None:
         """The connection that serves this request is open."""
         with self._guard:
+            self._let_go()
             self._socket, self._anchor = connected, None
         if self.switch.pulled:
             self.cut()
 
+    def attach_bare(self, connected: socket.socket) -> None:
+        """It is being opened still: TLS and proxies have much to say first, and take the socket away for it."""
+        own = connected.dup()
+        self.attach(own)
+        with self._guard:
+            self._own = own
+
     def detach(self) -> None:
         """The answer is read."""
         with self._guard:
-            self._socket = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._socket = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     def cut(self) -> None:
         """Shut the socket down, so that whoever reads or writes it comes back at once."""
@@ -124,6 +144,7 @@ class Watchdog:
         self._clock = clock
         self._changed = threading.Condition()
         self._exchanges: set[Exchange] = set()
+        self._trusted_since = 0.0
         self._thread: threading.Thread | None = None
         self._idle = (
             False  # the thread waits for an exchange; else it comes by itself, and waking it costs every request
@@ -133,7 +154,7 @@ class Watchdog:
     @contextlib.contextmanager
     def watch(self, switch: Switch) -> Iterator[Exchange]:
         """An exchange for the request this thread makes inside the block."""
-        exchange = Exchange(switch)
+        exchange = Exchange(switch, self._trusted_since)
         switch._join(exchange)
         with self._changed:
             self._exchanges.add(exchange)
@@ -151,6 +172,10 @@ class Watchdog:
             with self._changed:
                 self._exchanges.discard(exchange)
             switch._leave(exchange)
+
+    def distrust(self) -> None:
+        """A connection was found dead, or not to be what it should: those that are idle now may be like it."""
+        self._trusted_since = _awake_or_asleep()
 
     def close(self) -> None:
         """End the thread."""
@@ -173,12 +198,9 @@ class Watchdog:
                 exchange.look(self._clock.monotonic())
 
 
-class _LastResponse(http.client.HTTPResponse):
-    """The answer to a request that was not sent to its end: the connection ends with it."""
-
-    def begin(self) -> None:
-        super().begin()
-        self.will_close = True
+def _awake_or_asleep() -> float:
+    """Seconds that go on while the machine sleeps: that is when connections die."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class _Watched:
@@ -187,13 +209,34 @@ class _Watched:
     sock: Any
     auto_open: Any
     response_class: Any
+    last_used = 0.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it may be used again; urllib3 opens another where not."""
+        exchange = getattr(_current, "exchange", None)
+        oldest = max(exchange.trusted_since if exchange is not None else 0.0, _awake_or_asleep() - _IDLE_SECONDS)
+        return self.last_used > oldest and bool(super().is_connected)  # type: ignore[misc]
+
+    def _new_conn(self) -> socket.socket:
+        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
+        exchange = getattr(_current, "exchange", None)
+        if exchange is not None:
+            exchange.attach_bare(connected)
+        return connected
+
+    def getresponse(self) -> Any:
+        """The answer; from here on the connection is idle."""
+        answer = super().getresponse()  # type: ignore[misc]
+        self.last_used = _awake_or_asleep()
+        return answer
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
         _attach(self.sock)
 
     def request(self, *arguments: Any, **options: Any) -> None:
-        self.response_class = http.client.HTTPResponse
+        self.response_class = Response
         if self.sock is not None:
             _attach(self.sock)
         super().request(*arguments, **options)  # type: ignore[misc]
@@ -210,7 +253,7 @@ class _Watched:
                     raise BrokenPipeError  # not asked under TLS: a session ticket makes a socket readable too
                 rest = rest[self.sock.send(rest) :]
         except OSError:
-            self.response_class = _LastResponse
+            self.response_class = LastResponse
             exchange = getattr(_current, "exchange", None)
             if exchange is not None:
                 exchange.answered_early = True

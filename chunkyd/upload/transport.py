@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import ipaddress
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -187,10 +188,12 @@ class Client:
         with self._watchdog.watch(switch) as exchange:
             if isinstance(body, Body):
                 body.exchange = exchange
-            request = _prepared(method, self.url + path, self._headers | headers, body)
+            named = {messages.HEADER_REQUEST_ID: secrets.token_hex(8)}
+            request = _prepared(method, self.url + path, self._headers | headers | named, body)
             try:
                 answer = self._answer(request)
             except (NetworkError, *_FOREIGN) as error:
+                self._watchdog.distrust()
                 if switch.pulled:
                     raise Interrupted("stopped on request") from None
                 if isinstance(error, NetworkError) and not exchange.stalled:
@@ -211,6 +214,9 @@ class Client:
             headers = {name.lower(): value for name, value in response.headers.items()}
             if not headers.keys() & {"content-length", "transfer-encoding"}:
                 raise NetworkError(f"the answer of {self.url} has no length: it may have been cut")
+            ours = request.headers[messages.HEADER_REQUEST_ID]
+            if headers.get(messages.HEADER_REQUEST_ID.lower(), ours) != ours:  # never take another's success for ours
+                raise NetworkError(f"the answer of {self.url} belongs to another request")
             return Answer(self.url, response.status_code, headers, body, self._clock.wall())
         finally:
             response.close()

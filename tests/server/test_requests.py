@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from chunkyd.protocol.digests import content_digest, format_content_digest
+from chunkyd.protocol.messages import Initiate, encode_initiate
 from chunkyd.protocol.problems import TABLE
 from tests.server.process import Client, Reply, ServerProcess, Session, sha, wait_until
 
@@ -322,3 +323,14 @@ def test_the_log_has_one_line_for_each_request(client: Client, server: ServerPro
     session.put(0, 10, Chunky_File_Hash="0" * 64, Chunky_Request_Id="logged-2")
     assert "problem=invalid-file-hash" in wait_until(lambda: server.lines("request=logged-2 "))[-1]
     assert session.id not in server.log()
+
+
+def test_an_initiate_that_was_changed_on_its_way(client: Client) -> None:
+    """Where its digest is given, it is checked before a word is believed: the client is to send it again."""
+    body = encode_initiate(Initiate(sha(b"x"), 1, fresh()))
+    digest = format_content_digest({"crc32c": content_digest(body)})
+    for changed in (body[:-1] + b"]", body.replace(b"totalBytes", b"totalBxtes"), body[:20] + b"0" + body[21:]):
+        reply = client.request(
+            "POST", "/initiateUploadSession", changed, Content_Type="application/json", Content_Digest=digest
+        )
+        check(reply, "chunk-digest-mismatch")
