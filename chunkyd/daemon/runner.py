@@ -152,7 +152,7 @@ class Runner:
             case SourceGone():
                 self._record_gone(job)
             case SourceChanged():
-                self._queue.changed(job, self._version_now(job))
+                self._queue.changed(job, self._version_now(job), str(error))
             case SourceError():
                 now = self._queue.job(job.id)
                 arrived = now is not None and now.arrived is not None

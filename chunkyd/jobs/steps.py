@@ -38,6 +38,8 @@ _PROGRESS = (
     " updated = ?3 WHERE id = ?4 AND claimed_by = ?5 AND claims = ?6 AND finished IS NULL"
 )
 
+_ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER_FULL, Reason.SOURCE})  # they pass without a word to us
+
 
 class Ending(msgspec.Struct, frozen=True):
     """A session that is to be ended at the server."""
@@ -137,14 +139,16 @@ class Steps(Offers):
         self.on_change()
         return released
 
-    def wait(self, job: Job, error: str, retry_after: float | None = None) -> bool:
+    def wait(
+        self, job: Job, error: str, retry_after: float | None = None, *, paused_for: Reason = Reason.NETWORK
+    ) -> bool:
         """A failure that passes: again after the backoff; once the attempts are used up paused, with rarer looks."""
         retry = self.retry_settings
         with self._tables.transaction():
             current = self._current(job)
             attempts = (current.attempts if current else 0) + 1
             if attempts >= retry.attempts:
-                left = self._pause(job, Reason.NETWORK, error, retry_after, attempts=attempts)
+                left = self._pause(job, paused_for, error, retry_after, attempts=attempts)
             else:
                 seconds = delay(attempts, retry.base, retry.max, self._random(), retry_after)
                 due: dict[str, object] = {"attempts": attempts, "next_attempt": self._clock.wall() + seconds}
@@ -154,8 +158,8 @@ class Steps(Offers):
         return left
 
     def pause(self, job: Job, reason: Reason, error: str, retry_after: float | None = None) -> bool:
-        """Something other than the job must change: look again at growing intervals (network, server-full), or when
-        told so by `lift` or `root_back`.
+        """Something other than the job must change: look again at growing intervals (network, server-full, source),
+        or when told so by `lift` or `root_back`.
         """
         with self._tables.transaction():
             left = self._pause(job, reason, error, retry_after)
@@ -170,7 +174,7 @@ class Steps(Offers):
         probes = (current.probes if current else 0) + 1
         retry = self.retry_settings
         changes: dict[str, object] = {"reason": reason, "error": text(error), "probes": probes}
-        if reason in (Reason.NETWORK, Reason.SERVER_FULL):
+        if reason in _ASKED_AGAIN:
             seconds = probe_delay(probes, retry.base, retry.max, self._random(), retry_after)
             changes["next_attempt"] = self._clock.wall() + seconds
         if attempts is not None:
@@ -210,13 +214,15 @@ class Steps(Offers):
         self.on_change()
         return left
 
-    def changed(self, job: Job, now_there: Fingerprint | None) -> bool:
+    def changed(
+        self, job: Job, now_there: Fingerprint | None, error: str = "the file changed while it was read"
+    ) -> bool:
         """The source has another version: superseded, and the newer one is queued where it is known.
 
-        A file that only seemed to change is tried again later, not at once and for ever.
+        A file that is what it was (locked by another program, or just being opened) is tried again later.
         """
         if now_there is not None and same_version(now_there, job.fingerprint):
-            return self.wait(job, "the file changed while it was read")
+            return self.wait(job, error, paused_for=Reason.SOURCE)
         with self._tables.transaction():
             left = self._give_up(job, State.SUPERSEDED, Reason.CHANGED)
             if left and now_there is not None:

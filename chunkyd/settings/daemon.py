@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from chunkyd.settings.document import Value, overlay, read_document
+from chunkyd.settings.patterns import compiled
 from chunkyd.settings.places import DAEMON, default_socket, default_state_dir, is_inside, path_reader
 from chunkyd.settings.reader import (
     Entry,
@@ -169,14 +170,25 @@ def _read_folder(entry: Entry, read_path: Callable[[Entry], str]) -> Folder:
     return Folder(
         path=path,
         name=name,
-        include=section.optional("include", texts, ()),
-        exclude=section.optional("exclude", texts, ()),
+        include=section.optional("include", _read_patterns, ()),
+        exclude=section.optional("exclude", _read_patterns, ()),
         settle=section.optional("settle", parsed(parse_duration), 5.0),
         after_upload=_read_after(section.entry("after_upload"), read_path) if "after_upload" in section else Keep(),
         priority=section.optional("priority", whole_number(-1_000_000, 1_000_000), 0),
         rescan=section.optional("rescan", at_least(parsed(parse_duration), 1.0, "1s"), 3600.0),
         poll=section.optional("poll", or_word("auto", flag), None),
     )
+
+
+def _read_patterns(entry: Entry) -> tuple[str, ...]:
+    for item in entry.items():
+        if not text(item).strip():
+            raise item.error("is blank")
+        try:
+            compiled((text(item),))
+        except ValueError as error:
+            raise item.error(str(error), "Write it as in a .gitignore file") from error
+    return texts(entry)
 
 
 def _check_name(entry: Entry, name: str) -> None:

@@ -6,6 +6,7 @@ A `Section` is made with the keys it may have; another key is an error at once, 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -43,6 +44,8 @@ class Entry:
             raise self.error(f"takes one value, not a {kind}")
         if "\0" in content:
             raise self.error("holds a NUL")
+        if not _encodable(content):
+            raise self.error("holds half a character", "Bytes that are not UTF-8 are written \\udc80 to \\udcff")
         return content
 
     def items(self) -> list[Entry]:
@@ -110,6 +113,14 @@ class Section:
 def keys_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
     """A section that is written just as its shape is named."""
     return tuple(field.name for field in msgspec.structs.fields(shape))
+
+
+def _encodable(content: str) -> bool:
+    try:
+        os.fsencode(content)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unknown(found: Entry, name: str, keys: tuple[str, ...]) -> ConfigError:

@@ -7,10 +7,13 @@ not entered, as in git: nothing below it can be taken back. What the daemon itse
 from __future__ import annotations
 
 import os
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from chunkyd.errors import ConfigError
+from chunkyd.settings.patterns import compiled
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 DEFAULT_EXCLUDES = (
     "*.part",
@@ -29,8 +32,8 @@ class Ignore:
     """The patterns of one folder."""
 
     def __init__(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
-        self._include = _spec(_literal_hashes(include)) if include else None
-        self._exclude = _spec((*DEFAULT_EXCLUDES, *_literal_hashes(exclude)))
+        self._include = _spec(include) if include else None
+        self._exclude = _spec((*DEFAULT_EXCLUDES, *exclude))
 
     def file(self, path: bytes) -> bool:
         """Whether a file is left out: excluded, or not among those included."""
@@ -57,13 +60,6 @@ def _text(path: bytes) -> str:
 
 def _spec(patterns: tuple[str, ...]) -> GitIgnoreSpec:
     try:
-        return GitIgnoreSpec.from_lines(patterns)
+        return compiled(patterns)
     except ValueError as error:
-        raise ConfigError(
-            f"a pattern cannot be understood: {error}", mend="Write it as in a .gitignore file."
-        ) from error
-
-
-def _literal_hashes(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    # In a .gitignore file a leading # is a comment; in a list of patterns it is a name.
-    return tuple("\\" + pattern if pattern.startswith("#") else pattern for pattern in patterns)
+        raise ConfigError(str(error), mend="Write it as in a .gitignore file") from error

@@ -234,6 +234,19 @@ def test_a_source_that_only_seemed_to_change_is_not_tried_in_a_circle(queue: Que
     assert queue.claim(RUN, ["films"]) is None
 
 
+def test_a_locked_source_is_paused_for_what_it_is(queue: Queue, clock: ManualClock) -> None:
+    """A file that another program keeps locked is no trouble of the network; reason and error say so."""
+    started(queue)
+    for _ in range(queue.retry_settings.attempts):
+        clock.advance(1000.0)
+        job = claim(queue)
+        queue.changed(job, job.fingerprint, "a is locked by another program")
+    assert (now(queue, job).state, now(queue, job).reason) == (State.PAUSED, Reason.SOURCE)
+    assert now(queue, job).error == "a is locked by another program"
+    clock.advance(1000.0)
+    assert claim(queue).id == job.id
+
+
 def test_a_failure_after_arrival_goes_on_where_it_was(queue: Queue) -> None:
     """A file that arrived but could not be moved is not sent again by `retry`, only moved."""
     started(queue)

@@ -28,6 +28,7 @@ from chunkyd.settings import (
     parse_timetable,
     render,
 )
+from chunkyd.settings.patterns import compiled
 from chunkyd.settings.reader import keys_of
 
 from . import test_daemon, test_server
@@ -35,12 +36,24 @@ from .helpers import daemon, server, written
 
 CONFIG = Path(__file__).parents[2] / "config"
 
-words = st.text(st.characters(exclude_characters="\0"), min_size=1).filter(lambda text: text.strip() == text)
+
+def _understood(pattern: str) -> bool:
+    try:
+        compiled((pattern,))
+    except ValueError:
+        return False
+    return True
+
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda text: text.strip() == text
+)
+patterns = words.filter(_understood)
 parts = st.one_of(
     st.sampled_from(
         ["yes", "null", "~", "010", "1e3", "a: b", "#x", "*x", "!x", "'", '"', "\udcff", "\ufeff", "08:00"]
     ),
-    st.text(st.characters(exclude_characters="\0/"), min_size=1, max_size=60).filter(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=60).filter(
         lambda part: part not in (".", "..")
     ),
 )
@@ -48,7 +61,7 @@ paths = parts.map(lambda part: f"/r/{part}")
 durations = st.integers(1000, 10**9).map(lambda milliseconds: milliseconds / 1000)
 logs = st.builds(Log, st.sampled_from(["debug", "error"]), st.sampled_from(["text", "json"]))
 folders = st.builds(
-    Folder, paths, parts, st.tuples(words), st.tuples(words, words), durations,
+    Folder, paths, parts, st.tuples(patterns), st.tuples(patterns, patterns), durations,
     st.sampled_from([Keep(), Delete(), Move("/sent/x: y")]), st.integers(-9, 9), durations,
     st.sampled_from([None, True, False]),
 )  # fmt: skip
