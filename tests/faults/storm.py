@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from chunkyd.control.client import ControlClient
@@ -160,12 +160,11 @@ def status_prelude() -> At:
 
 def verify_prelude() -> At:
     """The client is told that its file is being verified, from the last chunk on."""
-    return At("chunk", Rewrite(_verifying), 3)
+    return At("chunk", Rewrite(_verifying), times=9)
 
 
 def _verifying(answer: bytes) -> bytes:
+    if b'"complete"' not in answer:
+        return answer
     body = b'{"status":"verifying"}'
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-
-
-ChangeOfAnswer = Callable[[bytes], bytes]
