@@ -149,8 +149,11 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
-    """The trace of an error of our own making, line by line; nothing in it can pass for a line of the log."""
-    if not record.exc_info:
+    """The trace of an error of our own making, line by line; nothing in it can pass for a line of the log.
+
+    Others' libraries warn with a trace about a mere cut answer: that is the network's fault, and one line.
+    """
+    if not record.exc_info or record.levelno < logging.ERROR:
         return []
     return [escape(line) for line in blot(formatter.formatException(record.exc_info)).split("\n")]
 

@@ -226,3 +226,13 @@ def test_broken_stderr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     configure(Log(), "chunkyd")
     stream.close()
     logging.getLogger("chunkyd").error("into the void")
+
+
+def test_a_warning_has_no_trace(lines: Lines) -> None:
+    """urllib3 warns with a trace where an answer was cut in its head: the network's fault is one line."""
+    configure(Log(), "chunkyd")
+    try:
+        raise ValueError("no header")
+    except ValueError:
+        logging.getLogger("urllib3.connection").warning("Failed to parse headers", exc_info=True)
+    assert len(lines()) == 1

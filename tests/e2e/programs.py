@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,13 +21,16 @@ import yaml
 from chunkyd.checkpoints import VARIABLE
 
 BIN = Path(sys.executable).parent
+_CHANCE = random.SystemRandom()  # not the seeded one: tests in other processes want other ports
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, and which no outgoing connection is given while its server is down."""
+    while True:
+        port = _CHANCE.randrange(12000, 32000)  # below the system's ephemeral ports
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30.0, about: Callable[[], str] = str) -> Any:

@@ -60,19 +60,22 @@ class FaultProxy:
         self, server_port: int, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
     ) -> None:
         self._server_port = server_port
-        self._tls = tls
+        self.tls = tls
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=512)
         self.port = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
         self.plan: Callable[[Seen], Fault | None] = lambda seen: None
-        self.welcome: Callable[[int], str | None] = lambda number: None  # "reset", "silence", "close": never a request
+        self.welcome: Callable[[int], str | None] = lambda number: (
+            None
+        )  # "reset", "silence", "close", …: never a request
         self.requests: list[Seen] = []
         self.body_bytes = 0
         self.bytes_of: Counter[str] = Counter()  # of the chunks' bodies, by file hash
         self.connections = 0
         self._guard = threading.Lock()
         self._ended = threading.Event()
+        self._open: set[socket.socket] = set()
 
     def __enter__(self) -> FaultProxy:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -85,6 +88,13 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def cut_all(self) -> None:
+        """End every connection there is now, those too that hang."""
+        with self._guard:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def count(self, path: str) -> int:
         """How many requests came for this path."""
@@ -109,13 +119,21 @@ class FaultProxy:
                     return wait_for_leave(client, self._ended)
                 case "close":
                     return None
-            if self._tls is not None:
-                client = self._tls.wrap_socket(client, server_side=True)
+                case "plain":
+                    return client.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                case "tls":
+                    return client.sendall(b"\x15\x03\x01\x00\x02\x02\x46\r\n")  # an alert
+            if self.tls is not None:
+                client = self.tls.wrap_socket(client, server_side=True)
             server = socket.create_connection(("127.0.0.1", self._server_port))
+            with self._guard:
+                self._open |= {client, server}
             _Carrier(self, client, server, number).carry()
         except OSError:
             pass
         finally:
+            with self._guard:
+                self._open -= {client, server}
             for each in (client, server):
                 if each is not None:
                     with contextlib.suppress(OSError):
