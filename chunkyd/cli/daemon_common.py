@@ -1,13 +1,25 @@
-"""What the commands of `chunkyd` share: the settings the user means, and where they are."""
+"""What the commands of `chunkyd` share: the settings the user means, where they are, and signals before all stands."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from msgspec.structs import replace
 
 from chunkyd.cli.common import Options
+from chunkyd.errors import EXIT_DONE
 from chunkyd.settings import DaemonSettings, find_config, load_daemon
+
+
+def hear_early_signals() -> None:
+    """Called first by what runs until it is stopped; the service takes over as soon as it is there.
+
+    Until then nothing has begun: a stop is a clean end at once, and a reload comes before the settings are read.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(EXIT_DONE))
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def load(options: Options) -> tuple[DaemonSettings, str]:

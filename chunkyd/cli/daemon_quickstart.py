@@ -8,6 +8,7 @@ import click
 
 from chunkyd import log
 from chunkyd.cli.common import say
+from chunkyd.cli.daemon_common import hear_early_signals
 from chunkyd.settings import Log
 
 
@@ -16,6 +17,7 @@ from chunkyd.settings import Log
 @click.option("--port", default=8420, show_default=True, help="The server's port; another free one where it is taken.")
 def quickstart(folder: str, port: int) -> None:
     """Try it: what is copied into DIR (./outbox) arrives in ./received. Ctrl-C ends it; the same again goes on."""
+    hear_early_signals()
     log.configure(Log(level="warning"), "chunkyd")
     from chunkyd.cli.quickstart_display import Display
     from chunkyd.cli.quickstart_parts import EmbeddedServer, refuse_second, write_settings

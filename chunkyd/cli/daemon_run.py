@@ -8,16 +8,17 @@ import click
 
 from chunkyd import log
 from chunkyd.cli.common import Options, pass_options
-from chunkyd.cli.daemon_common import load
+from chunkyd.cli.daemon_common import hear_early_signals, load
 
 
 @click.command("run")
 @pass_options
 def run(options: Options) -> None:
     """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
-    settings, path = load(options)
-    log.configure(settings.log, "chunkyd")
+    hear_early_signals()
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.service import Service
 
+    settings, path = load(options)
+    log.configure(settings.log, "chunkyd")
     Service(settings, path, os.environ, SystemClock()).run()
