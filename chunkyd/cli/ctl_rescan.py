@@ -28,6 +28,6 @@ def rescan(options: CtlOptions, folder: str | None, wait: bool, timeout: float, 
         did = "looked through" if outcome.finished else "looking through"
         click.echo(visible(f"{did} {', '.join(outcome.folders) or 'nothing: there are no folders'}"))
     if wait and not outcome.finished:
-        say(f"not done within {timeout:g} s; it goes on")
+        say("not done: the time was over, a folder is not there, or chunkyd has stopped; see `chunkyctl status`")
         return EXIT_FAILED
     return EXIT_DONE

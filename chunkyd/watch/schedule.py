@@ -19,9 +19,15 @@ class Ticket:
         self._scanned = False
 
     def finish(self, *, scanned: bool) -> None:
-        """The scan has ended and was told, or cannot be made."""
-        self._scanned = scanned
-        self._ended.set()
+        """The scan has ended and was told, or cannot be made; what is said first counts."""
+        if not self._ended.is_set():
+            self._scanned = scanned
+            self._ended.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody needs to wait any more."""
+        return self._ended.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the scan has ended; False after `timeout` seconds, or where it could not be made."""

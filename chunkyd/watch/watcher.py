@@ -49,6 +49,7 @@ class _FolderThread(threading.Thread):
         self._clock = clock
         self._mailbox: SimpleQueue[_Mail] = SimpleQueue()
         self._stopping = False
+        self._tickets: list[Ticket] = []  # of scans asked for and not ended: none is waited for when the thread is over
         channel = Channel(self._mailbox.put, self._mailbox.qsize)
         self.folder = WatchedFolder(root, knowledge, sink, clock, observer, channel, why_not)
         self._last = self.folder.status()
@@ -69,6 +70,7 @@ class _FolderThread(threading.Thread):
         finally:
             self.turn_began = None
             self.folder.close()
+            self._give_up_scans()
 
     def _wait(self) -> _Mail | None:
         pause = min(_LONGEST_SLEEP, self.folder.due() - self._clock.monotonic())
@@ -110,10 +112,22 @@ class _FolderThread(threading.Thread):
         """Put something into the mailbox."""
         self._mailbox.put(mail)
 
+    def scan(self, ticket: Ticket) -> None:
+        """Ask for a scan; one that cannot be made any more, for whatever reason, is ended at once."""
+        self._tickets = [*(each for each in self._tickets if not each.ended), ticket]
+        self.send(ticket)
+        if self._stopping or not self.is_alive():
+            self._give_up_scans()
+
+    def _give_up_scans(self) -> None:
+        for ticket in self._tickets:
+            ticket.finish(scanned=False)
+
     def stop(self) -> None:
         """Ask it to end; `join` waits."""
         self._stopping = True
         self.folder.muted = True
+        self._give_up_scans()
         self._mailbox.put(_Stop())
 
     def stuck(self) -> bool:
@@ -141,7 +155,9 @@ class Rescan:
         self._clock = clock
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended and were told; False after `timeout` seconds, or where a folder is missing."""
+        """Wait until all have ended and were told; False after `timeout` seconds, or where one cannot be made (a folder
+        is missing, or no longer watched).
+        """
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         ended = [
             ticket.wait(None if deadline is None else max(0.0, deadline - self._clock.monotonic()))
@@ -218,7 +234,7 @@ class Watcher:
             threads = list(self._threads.values()) if folder is None else [self._threads[folder]]
         tickets = [Ticket() for _ in threads]
         for thread, ticket in zip(threads, tickets, strict=True):
-            thread.send(ticket)
+            thread.scan(ticket)
         return Rescan(tickets, self._clock)
 
     def status(self) -> list[RootStatus]:

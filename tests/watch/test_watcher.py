@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -55,6 +56,24 @@ def test_what_is_known_is_not_told_again(house: House) -> None:
     assert watcher.rescan().wait(10)
     assert house.daemon.count(b"a") == 1
     assert house.daemon.heard("scanned") >= 3
+
+
+@pytest.mark.parametrize("over", ["stopped", "no longer watched"])
+def test_nobody_waits_for_a_scan_that_cannot_end(house: House, over: str) -> None:
+    """Who waits for a scan that was made but cannot be told comes back when watching ends, and hears that it is not."""
+    watcher = house.watch()
+    house.daemon.broken = True
+    scan = watcher.rescan()
+    ended: list[bool] = []
+    waiting = threading.Thread(target=lambda: ended.append(scan.wait(60)), daemon=True)
+    waiting.start()
+    eventually(lambda: house.status().state == "degraded")
+    if over == "stopped":
+        watcher.stop()
+    else:
+        watcher.reconfigure([])
+    waiting.join(10)
+    assert ended == [False]
 
 
 def test_a_file_written_again_is_told_again(house: House) -> None:
