@@ -16,7 +16,7 @@ from chunkyd.checkpoints import VARIABLE
 from chunkyd.control.client import ControlClient
 from tests.e2e.programs import BIN, run, tree, wait_until
 from tests.faults.scenarios import at
-from tests.faults.stage import Stage
+from tests.faults.stage import FILE, Stage
 from tests.server.process import Client, sha
 
 
@@ -212,6 +212,7 @@ def partial_taken_away(folder: Path, arming: str) -> None:
         stage.server_dies("server.chunk.recorded", stage.daemon.begin, again=False)
         for name in stage.partials():
             (stage.server.data / "partial" / name).unlink()
+        stage.to_send += FILE
         stage.server_dies(arming)
         stage.at_rest()
 

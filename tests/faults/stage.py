@@ -58,6 +58,7 @@ class Stage:
             },
         )
         self.kills = 0
+        self.to_send = 0  # bytes that have to travel: of each file put, and of what a fault makes worthless on purpose
         self.moved_to: list[Path] = []  # other folders in which nothing may be left lying about
 
     def __enter__(self) -> Stage:
@@ -77,6 +78,7 @@ class Stage:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / "being-made"
         temporary.write_bytes(os.urandom(content) if isinstance(content, int) else content)
+        self.to_send += temporary.stat().st_size
         temporary.rename(path)
         return path
 
@@ -137,7 +139,8 @@ class Stage:
         wait_until("it serves, or is dead", lambda: program.answers() or not program.running(), 30, program.text)
         with contextlib.suppress(ChunkyError, OSError):  # what is asked of one who dies may stay unanswered
             meanwhile()
-        program.wait_killed(30)
+        wait_until("it is dead", lambda: not program.running(), 40, lambda: self.server.text() + self.daemon.text())
+        program.wait_killed()
         self.note_death(program, arming)
 
     def note_death(self, program: Program, arming: str) -> None:
@@ -171,10 +174,14 @@ class Stage:
                         lost = [each for each in ranges if session_id.startswith(each[0]) and first < each[2]]
                         assert not [each for each in lost if each[1] < last], (missing, ranges)
 
-    def bytes_twice(self) -> int:
-        """How many bytes of any one session the server has accepted more than once."""
+    def check_little_was_sent_twice(self) -> None:
+        """Of no session, and of no file by way of another session, more than the chunks on their way at each death."""
+        in_flight = self.kills * PARALLEL * CHUNK
         counts = Counter(self.said_stored())
-        return sum((count - 1) * (stop - start) for (_, start, stop), count in counts.items())
+        twice = sum((count - 1) * (stop - start) for (_, start, stop), count in counts.items())
+        everything = sum(count * (stop - start) for (_, start, stop), count in counts.items())
+        assert twice <= in_flight, counts
+        assert everything <= self.to_send + in_flight, counts
 
     # At rest
 
@@ -192,7 +199,7 @@ class Stage:
         history = ControlClient(str(self.daemon.socket)).history().jobs
         assert {job.state for job in history} <= set(states), history
         assert self.leftovers() == []
-        assert self.bytes_twice() <= self.kills * PARALLEL * CHUNK
+        self.check_little_was_sent_twice()
 
     def server_at_rest(self, seconds: float = 60) -> None:
         """No session and no partial is left."""
