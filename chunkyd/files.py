@@ -10,15 +10,17 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from chunkyd.checkpoints import reached
-from chunkyd.errors import StorageFull
+from chunkyd.errors import StorageFull, UsageError
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY_PREFIX = ".chunkyd-"
+_WIDE_BYTES = 16
+Column = int | bytes
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -43,6 +45,60 @@ class Fingerprint(msgspec.Struct, frozen=True):
 def fingerprint(status: os.stat_result) -> Fingerprint:
     """The fingerprint of what `os.stat`, `os.lstat` or `os.fstat` returned."""
     return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def fingerprint_columns(found: Fingerprint) -> tuple[Column, ...]:
+    """A fingerprint as five columns of a database whose integers are signed and have 64 bits, as SQLite's.
+
+    Times of far years in nanoseconds do not fit (`touch -d 2400-01-01`): such a number is bytes, which SQLite keeps as
+    they are where a column is INTEGER; as text it would become a rounded float.
+    """
+    return (
+        _signed(found.device),
+        _signed(found.inode),
+        found.size,
+        _fitting(found.mtime_ns),
+        _fitting(found.ctime_ns),
+    )
+
+
+def fingerprint_of_columns(columns: Sequence[Column]) -> Fingerprint:
+    """The columns as a fingerprint again; ValueError where they are none."""
+    device, inode, size, mtime_ns, ctime_ns = map(_number, columns)
+    return Fingerprint(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns)
+
+
+def _signed(number: int) -> int:
+    """Device and inode numbers use 64 bits at most; they stay integers, so that a database can compare them."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _fitting(number: int) -> Column:
+    return number if -(2**63) <= number < 2**63 else number.to_bytes(_WIDE_BYTES, "big", signed=True)
+
+
+def _number(column: Column) -> int:
+    if isinstance(column, int):
+        return column
+    if not isinstance(column, bytes) or len(column) != _WIDE_BYTES:
+        raise ValueError("a column of a fingerprint is no number")
+    return int.from_bytes(column, "big", signed=True)
+
+
+def absolute(path: bytes) -> bytes:
+    """The path from the root. A `..` behind a symbolic link leads where it leads the kernel: above the link's target.
+
+    Raises UsageError for a relative path where the working folder is gone.
+    """
+    try:
+        head, last = os.path.split(path.rstrip(b"/"))
+        if last == b"..":
+            return os.path.realpath(path)
+        if b".." in head.split(b"/"):
+            return os.path.join(os.path.realpath(head), last)
+        return os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise UsageError("the working folder is no longer there", mend="Change to another one.") from error
 
 
 def is_regular(status: os.stat_result) -> bool:

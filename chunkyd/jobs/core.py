@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Iterable
 
 from chunkyd.clock import Clock
-from chunkyd.files import Fingerprint
+from chunkyd.files import Fingerprint, fingerprint_columns
 from chunkyd.jobs.holds import Holds
-from chunkyd.jobs.job import COLUMNS, Job, Overlay, columns_of, job_of, split
+from chunkyd.jobs.job import COLUMNS, Job, Overlay, job_of, split
 from chunkyd.jobs.states import Reason, State, before
 from chunkyd.jobs.tables import Tables
 from chunkyd.settings import Retry
@@ -93,7 +93,7 @@ class Core:
         directory, name = split(job.path)
         self._tables.execute(
             _KNOW,
-            (os.fsencode(job.folder), directory, name, *columns_of(found), job.file_hash, int(sent), now),
+            (os.fsencode(job.folder), directory, name, *fingerprint_columns(found), job.file_hash, int(sent), now),
         )
 
 

@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from chunkyd.files import Fingerprint
+from chunkyd.files import Fingerprint, fingerprint_of_columns
 from chunkyd.jobs.states import Reason, State, shown
 
 COLUMNS = (
@@ -95,21 +95,6 @@ def join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
-def columns_of(found: Fingerprint) -> tuple[int, int, int, int, int]:
-    """A fingerprint as columns. SQLite's integers are signed; device and inode numbers may use all 64 bits."""
-    return _signed(found.device), _signed(found.inode), found.size, found.mtime_ns, found.ctime_ns
-
-
-def fingerprint_of(columns: tuple[int, ...]) -> Fingerprint:
-    """The columns as a fingerprint again."""
-    device, inode, size, mtime_ns, ctime_ns = columns
-    return Fingerprint(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns)
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number
-
-
 def job_of(row: tuple, overlay: Overlay) -> Job:  # type: ignore[type-arg]  # a row of SQLite, COLUMNS in order
     """A row as a job."""
     folder = os.fsdecode(row[1])
@@ -119,7 +104,7 @@ def job_of(row: tuple, overlay: Overlay) -> Job:  # type: ignore[type-arg]  # a 
         id=row[0],
         folder=folder,
         path=join(row[2], row[3]),
-        fingerprint=fingerprint_of(row[4:9]),
+        fingerprint=fingerprint_of_columns(row[4:9]),
         state=state,
         reason=reason,
         error=row[11],

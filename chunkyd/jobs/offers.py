@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import msgspec
 
 from chunkyd.checkpoints import reached
-from chunkyd.files import Fingerprint
+from chunkyd.files import Fingerprint, fingerprint_columns, fingerprint_of_columns
 from chunkyd.jobs.core import Core
-from chunkyd.jobs.job import Change, columns_of, fingerprint_of, same_version, split
+from chunkyd.jobs.job import Change, same_version, split
 from chunkyd.jobs.states import Reason, State
 
 _OPEN = (
@@ -68,7 +68,9 @@ class Offers(Core):
             if job.replaceable:
                 paused |= job.user_paused
                 self._end(job.id, State.SUPERSEDED, Reason.CHANGED, now)
-        self._tables.execute(_INSERT, (*place, *columns_of(change.fingerprint), paused, change.priority, now, now))
+        self._tables.execute(
+            _INSERT, (*place, *fingerprint_columns(change.fingerprint), paused, change.priority, now, now)
+        )
         return True
 
     def _is_back(self, job: _OpenJob, found: Fingerprint) -> bool:
@@ -78,7 +80,8 @@ class Offers(Core):
     def _open_jobs(self, place: tuple[bytes, bytes, bytes]) -> list[_OpenJob]:
         rows = sorted(self._tables.rows(_OPEN, place))  # by number; SQLite would take the wrong index to sort them
         return [
-            _OpenJob(row[0], fingerprint_of(row[1:6]), row[6], row[7] is None or row[8] == State.FAILED) for row in rows
+            _OpenJob(row[0], fingerprint_of_columns(row[1:6]), row[6], row[7] is None or row[8] == State.FAILED)
+            for row in rows
         ]
 
     def _is_known(self, place: tuple[bytes, bytes, bytes], found: Fingerprint, there: list[_OpenJob]) -> bool:
@@ -86,13 +89,13 @@ class Offers(Core):
         if there:
             return same_version(there[-1].fingerprint, found)
         row = self._tables.one(_KNOWN, place)
-        return row is not None and same_version(fingerprint_of(row), found)
+        return row is not None and same_version(fingerprint_of_columns(row), found)
 
     def versions(self, folder: str, directory: bytes) -> dict[bytes, Fingerprint]:
         """Name → version that is not to be queued again, of the files directly in this directory."""
         place = (os.fsencode(folder), directory)
-        known = {row[0]: fingerprint_of(row[1:]) for row in self._tables.rows(_KNOWN_HERE, place)}
-        queued = {row[0]: fingerprint_of(row[1:]) for row in self._tables.rows(_OPEN_HERE, place)}
+        known = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_KNOWN_HERE, place)}
+        queued = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_OPEN_HERE, place)}
         return known | queued
 
     def known_hash(self, folder: str, path: bytes, found: Fingerprint) -> str | None:
@@ -106,6 +109,6 @@ class Offers(Core):
                 place,
             )
             for row in rows:
-                if same_version(fingerprint_of(row[:5]), found):
+                if same_version(fingerprint_of_columns(row[:5]), found):
                     return str(row[5])
         return None

@@ -7,11 +7,22 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import StateError, StorageFull
-from chunkyd.files import Fingerprint, make_durable_folder
+from chunkyd.files import (
+    Column,
+    Fingerprint,
+    absolute,
+    fingerprint_columns,
+    fingerprint_of_columns,
+    make_durable_folder,
+)
+from chunkyd.protocol.messages import Bytes, SessionId
 from chunkyd.upload.memory import Remembered, UploadKey
 
 _SCHEMA_VERSION = 1
@@ -48,6 +59,9 @@ _END_LATER = "INSERT OR IGNORE INTO endings VALUES (?, ?, ?)"
 _ENDED = "DELETE FROM endings WHERE url = ? AND session_id = ?"
 
 
+Row = TypeVar("Row")
+
+
 def default_path() -> str:
     """Where the library keeps its memory: one file in the user's state folder."""
     import platformdirs
@@ -59,7 +73,7 @@ class SqliteMemory:
     """A `Memory` in one SQLite file. Raises StateError and StorageFull."""
 
     def __init__(self, path: str | None = None) -> None:
-        self.path = os.path.abspath(path or default_path())
+        self.path = os.fsdecode(absolute(os.fsencode(path or default_path())))
         self._lock = threading.Lock()
         with _translated(self.path):
             make_durable_folder(os.path.dirname(self.path))
@@ -118,9 +132,9 @@ class SqliteMemory:
                     self._database.execute("ROLLBACK")
                 raise
 
-    def _rows(self, question: str, *values: object) -> list[tuple[object, ...]]:
+    def _rows(self, read: Callable[[Sequence[object]], Row], question: str, *values: object) -> list[Row]:
         with self._lock, _translated(self.path):
-            return self._database.execute(question, values).fetchall()
+            return [read(row) for row in self._database.execute(question, values)]
 
     def close(self) -> None:
         """Close the file."""
@@ -129,20 +143,20 @@ class SqliteMemory:
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """The hash taken of exactly this version, or None."""
-        for file_hash, *columns in self._rows(_KNOWN_HASH, key.source):
-            if _fingerprint(columns).same_version(fingerprint):
-                return str(file_hash)
+        for file_hash, hashed in self._rows(_hash_taken, _KNOWN_HASH, key.source):
+            if hashed.same_version(fingerprint):
+                return file_hash
         return None
 
     def remember_hash(self, key: UploadKey, fingerprint: Fingerprint, file_hash: str) -> None:
         """A hash was taken."""
         with self._transaction() as database:
-            database.execute(_KEEP_HASH, (key.source, file_hash, *_columns(fingerprint)))
+            database.execute(_KEEP_HASH, (key.source, file_hash, *fingerprint_columns(fingerprint)))
 
     def recall(self, key: UploadKey) -> Remembered | None:
         """The session under way for this upload, of whatever version."""
-        rows = self._rows(_SESSION, key.url, key.source, key.path)
-        return _remembered(rows[0]) if rows else None
+        rows = self._rows(_remembered, _SESSION, key.url, key.source, key.path)
+        return rows[0] if rows else None
 
     def remember(self, key: UploadKey, session: Remembered) -> Remembered:
         """Keep a new session, and return the one that counts."""
@@ -155,8 +169,9 @@ class SqliteMemory:
                 return there
             if there is not None:
                 database.execute(_END_LATER, (key.url, there.session_id, there.file_hash))
-            columns = (session.session_id, session.file_hash, session.total_bytes, *_columns(session.fingerprint))
-            database.execute(_KEEP_SESSION, (key.url, key.source, key.path, *columns))
+            columns = (session.session_id, session.file_hash, session.total_bytes)
+            version = fingerprint_columns(session.fingerprint)
+            database.execute(_KEEP_SESSION, (key.url, key.source, key.path, *columns, *version))
             database.execute(_ENDED, (key.url, session.session_id))  # one that is given again is in use
         return session
 
@@ -174,7 +189,7 @@ class SqliteMemory:
 
     def endings(self, url: str) -> list[tuple[str, str]]:
         """Session ID and file hash of every session at this server that is still to be ended."""
-        return [(str(session_id), str(file_hash)) for session_id, file_hash in self._rows(_ENDINGS, url)]
+        return self._rows(_ending, _ENDINGS, url)
 
     def ended(self, url: str, session_id: str) -> None:
         """The server says that this session is gone."""
@@ -189,23 +204,31 @@ def _give_up(database: sqlite3.Connection, key: UploadKey, session_id: str | Non
         database.execute(_DROP_SESSION, (key.url, key.source, key.path))
 
 
-def _remembered(row: tuple[object, ...]) -> Remembered:
+# Rows as the database holds them. ValueError where a damaged one holds what was never written: it must reach no header.
+
+
+def _remembered(row: Sequence[object]) -> Remembered:
     session_id, file_hash, total_bytes, *columns = row
-    return Remembered(str(session_id), str(file_hash), _fingerprint(columns), int(str(total_bytes)))
+    total = msgspec.convert(total_bytes, Bytes)
+    return Remembered(_word(session_id), _word(file_hash), _version(columns), total)
 
 
-def _columns(found: Fingerprint) -> tuple[int, int, int, int, int]:
-    return (_signed(found.device), _signed(found.inode), found.size, found.mtime_ns, found.ctime_ns)
+def _hash_taken(row: Sequence[object]) -> tuple[str, Fingerprint]:
+    return _word(row[0]), _version(row[1:])
 
 
-def _fingerprint(columns: list[object]) -> Fingerprint:
-    device, inode, size, mtime_ns, ctime_ns = (int(str(column)) for column in columns)
-    return Fingerprint(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns)
+def _ending(row: Sequence[object]) -> tuple[str, str]:
+    session_id, file_hash = row
+    return _word(session_id), _word(file_hash)
 
 
-def _signed(number: int) -> int:
-    """SQLite's integers are signed; inode numbers may use all 64 bits."""
-    return number - 2**64 if number >= 2**63 else number
+def _version(columns: Sequence[object]) -> Fingerprint:
+    return fingerprint_of_columns(msgspec.convert(columns, list[Column]))
+
+
+def _word(column: object) -> str:
+    """A session ID or a hash, as it can travel in a header."""
+    return msgspec.convert(column, SessionId)
 
 
 @contextlib.contextmanager
@@ -219,5 +242,7 @@ def _translated(path: str) -> Iterator[None]:
         raise StateError(
             f"{path} cannot be used: {error}", mend="Check its folder, move it aside, or name another file."
         ) from error
+    except ValueError as error:
+        raise StateError(f"{path} is damaged", mend="Move it aside, or name another file.") from error
     except OSError as error:
         raise StateError(f"{path} cannot be used: {error.strerror}", mend="Check its folder.") from error

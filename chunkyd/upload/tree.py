@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from chunkyd.errors import UsageError
+from chunkyd.files import absolute
 from chunkyd.protocol.paths import check_path, readable
 
 
@@ -58,7 +59,7 @@ def gather(
 
 def _all(paths: Sequence[bytes], recursive: bool, name: bytes | None, prefix: bytes) -> Iterator[Found | Skipped]:
     for path in paths:
-        source = os.path.abspath(path)
+        source = absolute(path)
         last = os.path.basename(source) if name is None else name
         try:
             status = os.stat(source)

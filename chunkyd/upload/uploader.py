@@ -20,7 +20,7 @@ import msgspec
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock, SystemClock
 from chunkyd.errors import ChunkyError, NetworkError, Problem, SourceChanged, UsageError
-from chunkyd.files import Fingerprint
+from chunkyd.files import Fingerprint, absolute
 from chunkyd.protocol.messages import EMPTY_FILE_HASH
 from chunkyd.protocol.paths import check_path
 from chunkyd.upload.control import Control
@@ -89,7 +89,7 @@ class Uploader:
         expected: Fingerprint | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._path = os.path.abspath(os.fsencode(path))
+        self._path = absolute(os.fsencode(path))
         self._own_client = client is None
         self._client = client or Client(
             url, token=token, ca_file=ca_file, proxy=proxy, allow_plain=allow_plain, clock=self._clock

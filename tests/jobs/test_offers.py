@@ -35,11 +35,15 @@ def test_names_are_bytes(queue: Queue, path: bytes) -> None:
     assert (job.folder, job.path) == ("f\udcff", path)
 
 
-def test_the_largest_numbers_come_back(queue: Queue) -> None:
-    """Device and inode numbers may use all 64 bits."""
-    found = Fingerprint(2**64 - 1, 2**63, 2**62, -1, 2**62)
+@pytest.mark.parametrize("mtime_ns", [-1, 2**63, 253_402_300_799_999_999_999, -62_135_596_800_000_000_001])
+def test_the_largest_numbers_come_back(queue: Queue, mtime_ns: int) -> None:
+    """Device and inode numbers may use all 64 bits, times of far years more; such a version is known once it was sent."""
+    found = Fingerprint(2**64 - 1, 2**63, 2**62, mtime_ns, 2**62)
     queue.offer([Change("films", b"a", found)])
-    assert claim(queue).fingerprint == found
+    job = claim(queue)
+    assert job.fingerprint == found
+    arrive(queue, job)
+    assert queue.offer([Change("films", b"a", found)]) == 0
 
 
 def test_a_newer_version_takes_the_place(queue: Queue) -> None:

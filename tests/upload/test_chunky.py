@@ -86,6 +86,16 @@ def test_one_bad_file_does_not_stop_the_others(server: Server, chunky, tmp_path:
     assert "1 of 3 files sent" in out
 
 
+def test_times_of_far_years_arrive(server: Server, chunky, tmp_path: Path) -> None:
+    """A file of the year 2400 arrives with its time, and the memory takes it."""
+    path = tmp_path / f"far-{tmp_path.name}"
+    path.write_bytes(b"x" * 5000)
+    subprocess.run(["touch", "-d", "2400-01-01", path], check=True)
+    code, _, err = run(chunky(path, "--to", server.url))
+    assert code == 0, err
+    assert (server.files() / path.name).stat().st_mtime_ns == path.stat().st_mtime_ns
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

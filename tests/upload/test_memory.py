@@ -37,6 +37,16 @@ def test_it_recalls_what_it_remembered(memory: SqliteMemory) -> None:
     assert memory.recall(UploadKey("http://b", KEY.source, KEY.path)) is None
 
 
+@pytest.mark.parametrize("mtime_ns", [2**63, 253_402_300_799_999_999_999, -62_135_596_800_000_000_001])
+def test_times_of_far_years_come_back(memory: SqliteMemory, mtime_ns: int) -> None:
+    """Nanoseconds of the year 2400 and later need more than 64 bits, and are remembered to the last one."""
+    far = Fingerprint(device=1, inode=2, size=5, mtime_ns=mtime_ns, ctime_ns=mtime_ns + 1)
+    memory.remember(KEY, Remembered("s1", "h", far, 5))
+    memory.remember_hash(KEY, far, "h")
+    assert memory.recall(KEY) == Remembered("s1", "h", far, 5)
+    assert memory.known_hash(KEY, far) == "h"
+
+
 def test_another_version_moves_the_old_session_to_the_endings(memory: SqliteMemory) -> None:
     """A superseded session is not lost: it waits to be ended."""
     memory.remember(KEY, session(1, "old"))
@@ -129,6 +139,31 @@ def test_a_broken_file_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "broken", tmp_path / "broken" / "below"):
         with pytest.raises(StateError, match="broken"):
             SqliteMemory(str(path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sessions SET session_id = 'a' || char(13) || char(10) || 'b'",
+        "UPDATE sessions SET session_id = x'00ff'",
+        "UPDATE sessions SET file_hash = ''",
+        "UPDATE sessions SET total_bytes = -1",
+        "UPDATE sessions SET total_bytes = 'many'",
+        "UPDATE sessions SET mtime_ns = x'01'",
+        "UPDATE sessions SET mtime_ns = 1.5",
+        "UPDATE sessions SET inode = 'x'",
+        "DROP TABLE sessions",
+    ],
+)
+def test_a_damaged_row_is_said(memory: SqliteMemory, damage: str) -> None:
+    """What was never written is a StateError that names the path: it reaches no header and ends no program."""
+    memory.remember(KEY, session(1))
+    with sqlite3.connect(memory.path) as database:
+        database.execute(damage)
+    with pytest.raises(StateError, match=r"uploads\.sqlite3"):
+        memory.recall(KEY)
+    with pytest.raises(StateError, match=r"uploads\.sqlite3"):
+        memory.remember(KEY, session(2))
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:

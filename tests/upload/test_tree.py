@@ -36,6 +36,18 @@ def test_a_folder_lands_as_its_last_part(folder: Path) -> None:
     assert published(folder, name=b"other")[0] == b"other/b.mov"
 
 
+def test_two_dots_behind_a_link_lead_above_its_target(folder: Path) -> None:
+    """`link/../file` is the file the kernel opens, not the one beside the link; its name stays as it was given."""
+    (folder / "link").symlink_to("day1/cam")
+    (folder / "day1" / "file").write_bytes(b"right")
+    (folder / "file").write_bytes(b"wrong!")
+    (found,) = gather([os.fsencode(folder) + b"/link/../file"], recursive=False)
+    assert isinstance(found, Found)
+    assert Path(os.fsdecode(found.source)).read_bytes() == b"right"
+    assert found.path == b"file"
+    assert published(os.fsencode(folder) + b"/link/..") == [b"day1/file", b"day1/cam/a.mov"]
+
+
 def test_a_file_lands_as_its_base_name(folder: Path) -> None:
     """Or as the name given."""
     assert published(folder / "b.mov") == [b"b.mov"]
