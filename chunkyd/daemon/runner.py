@@ -159,7 +159,10 @@ class Runner:
                 self._queue.fail(job, Reason.AFTER_UPLOAD if arrived else Reason.SOURCE, str(error))
             case Unreachable() if isinstance(error.__cause__, Problem):
                 self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
-            case Unreachable() | NetworkError() | NotChunky() | ConfigError():
+            case Unreachable() | NetworkError() | NotChunky():
+                self._queue.hold(Reason.NETWORK, str(error))
+                self._queue.wait(job, str(error))  # where a filter on the way refuses this file alone, others go first
+            case ConfigError():
                 self._queue.hold(Reason.NETWORK, str(error))
                 self._queue.release(job)
             case Problem():

@@ -74,7 +74,7 @@ class Patience:
 def _unreachable(error: ChunkyError, failures: int) -> Unreachable:
     given_up = Unreachable(
         f"{error.what}; {failures} attempts in a row without progress",
-        mend="What is stored stays stored: the same upload goes on from there.",
+        mend=f"{error.mend} What is stored stays stored: the same upload goes on from there.".lstrip(),
     )
     given_up.__cause__ = error
     return given_up

@@ -10,6 +10,8 @@ import urllib3
 
 from chunkyd.upload.answers import printable
 
+_PLAIN_HTTP = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")  # OpenSSL's words for no TLS at the other end
+
 
 def reason(error: BaseException) -> str:
     """The innermost cause."""
@@ -22,9 +24,16 @@ def reason(error: BaseException) -> str:
             return "timed out"
         if isinstance(cause, OSError) and cause.strerror:
             return printable(cause.strerror)
+        if _is_not_http(cause):
+            return "what it answers is not HTTP"
         if isinstance(cause, http.client.HTTPException | urllib3.exceptions.IncompleteRead):
             return "the connection was closed in the middle of an answer"
     return type(error).__name__
+
+
+def _is_not_http(error: BaseException) -> bool:
+    """Something came that is no status line; nothing at all is another matter."""
+    return isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -44,4 +53,6 @@ def mend(error: BaseException) -> str:
     """What the user can do about it; empty where nothing but waiting helps."""
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
         return "Check the URL, this machine's clock, and ca_file."
+    if any(_is_not_http(cause) or getattr(cause, "reason", "") in _PLAIN_HTTP for cause in _causes(error)):
+        return "Check the URL: http or https, and the port."
     return ""

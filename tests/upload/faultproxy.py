@@ -74,6 +74,7 @@ class FaultProxy:
         self.bytes_of: Counter[str] = Counter()  # of the chunks' bodies, by file hash
         self.connections = 0
         self._guard = threading.Lock()
+        self._clients: set[socket.socket] = set()
         self._ended = threading.Event()
         self._open: set[socket.socket] = set()
 
@@ -100,6 +101,14 @@ class FaultProxy:
         """How many requests came for this path."""
         return sum(seen.path == path for seen in self.requests)
 
+    def sever(self) -> None:
+        """Every connection there is now ends."""
+        with self._guard:
+            clients = list(self._clients)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while not self._ended.is_set():
             try:
@@ -125,6 +134,8 @@ class FaultProxy:
                     return client.sendall(b"\x15\x03\x01\x00\x02\x02\x46\r\n")  # an alert
             if self.tls is not None:
                 client = self.tls.wrap_socket(client, server_side=True)
+            with self._guard:
+                self._clients.add(client)
             server = socket.create_connection(("127.0.0.1", self._server_port))
             with self._guard:
                 self._open |= {client, server}
