@@ -32,6 +32,7 @@ from chunkyd.upload.responses import LastResponse, Response
 CONNECT_SECONDS = 10.0
 _LEAST_BYTES = 512  # fewer than these in STALL_SECONDS is standing still: a peer must not hold us by single bytes
 _LOOK_SECONDS = 1.0
+_RETIRE_SECONDS = 60.0  # a thread costs nothing to keep for a minute, and less to start than a request
 _IDLE_SECONDS = 20.0  # servers and proxies close a connection that is idle for longer, NATs forget it
 _BACKSTOP_SECONDS = STALL_SECONDS + 5  # should the watchdog fail
 _ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received in the kernel's tcp_info
@@ -138,10 +139,14 @@ def _moved(connected: socket.socket) -> int | None:
 
 
 class Watchdog:
-    """One thread that looks at every exchange once a second, and sleeps while there is none."""
+    """One thread that looks at every exchange once a second, sleeps while there is none, and ends when none comes.
 
-    def __init__(self, clock: Clock) -> None:
+    A client that nobody has any more (its token was replaced) leaves nothing behind that way.
+    """
+
+    def __init__(self, clock: Clock, retire: float = _RETIRE_SECONDS) -> None:
         self._clock = clock
+        self._retire = retire
         self._changed = threading.Condition()
         self._exchanges: set[Exchange] = set()
         self._trusted_since = 0.0
@@ -186,9 +191,11 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._idle = True
                 while not self._exchanges and not self._closed:
-                    self._idle = True
-                    self._changed.wait()
+                    if not self._changed.wait(self._retire) and not self._exchanges:
+                        self._thread = None  # the next exchange starts another
+                        return
                 self._idle = False
                 if self._closed:
                     return
