@@ -15,7 +15,8 @@ from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError
 from chunkyd.log import configure
 from chunkyd.settings import Log, Remote, find_config, load_daemon, read_token
 from chunkyd.upload import Client, Limiter, SqliteMemory, Uploader, install_lease_handler
-from chunkyd.upload.many import Batch, Outcome
+from chunkyd.upload.many import Delivery, Outcome
+from chunkyd.upload.together import Together
 from chunkyd.upload.tree import Found, Skipped, gather
 
 
@@ -125,16 +126,24 @@ def _send(found: list[Found], wanted: Wanted, client: Client, display: Display) 
             client=client,
         )
 
-    batch = Batch(found, make, display.progress, display.finished)
+    begun = memory.begun(client.url)
+    delivery = Delivery(
+        found,
+        make,
+        display.progress,
+        display.finished,
+        Together(client, limiter),
+        lambda file: (file.source, file.path) in begun,
+    )
     try:
-        batch.run()
+        delivery.run()
     except KeyboardInterrupt:
-        batch.stop()
+        delivery.stop()
         say("stopping …")
-        batch.wait()
+        delivery.wait()
         return True
     finally:
-        for file in batch.rest():
+        for file in delivery.rest():
             display.finished(Outcome(file, error=Interrupted("not begun")))
         memory.close()
         client.close()

@@ -42,15 +42,20 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a file came out. `wanted` answers an offer: send the bytes. `refused` says why."""
+    """How a file came out. `wanted` answers an offer: send the bytes. `refused` says why.
+
+    `known`: it is complete without the bytes that came, or might have come, with it.
+    """
 
     result: Result
     problem: Problem | None = None
+    known: bool = False
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
     result: Result
     problem: dict[str, Any] | None = None
+    known: bool = False
 
 
 def encode_entry(header: bytes, content_bytes: int) -> bytes:
@@ -100,7 +105,7 @@ class EntryParser:
 def encode_outcome(outcome: Outcome) -> bytes:
     """The line of one file, with its end."""
     document = msgspec.json.decode(to_document(outcome.problem)) if outcome.problem is not None else None
-    return msgspec.json.encode(_Line(outcome.result, document)) + b"\n"
+    return msgspec.json.encode(_Line(outcome.result, document, outcome.known)) + b"\n"
 
 
 def decode_outcome(line: bytes) -> Outcome:
@@ -109,7 +114,7 @@ def decode_outcome(line: bytes) -> Outcome:
     if (found.result == "refused") != (found.problem is not None):
         raise ValueError("a file is refused with a problem, and only then")
     if found.problem is None:
-        return Outcome(found.result)
+        return Outcome(found.result, known=found.known)
     status = found.problem.get("status")
     known = from_document(status, msgspec.json.encode(found.problem)) if isinstance(status, int) else None
     if known is None:

@@ -34,6 +34,7 @@ class BatchFile:
     def __init__(self) -> None:
         self.record: SessionRecord | None = None
         self.renews = False  # the version stands at its path already, and needs no partial
+        self.known = False  # the bytes are here already, under this path or another
         self.outcome: Outcome | None = None
 
     def refuse(self, found: Problem) -> None:
@@ -129,7 +130,7 @@ class Arriving:
             raise problem("digest-mismatch", "")
         kept = self._publisher.kept_versions(record)
         if kept and kept[0].path == record.target:
-            file.renews = True
+            file.renews = file.known = True
             file.record = replace(record, inode=kept[0].fingerprint.inode)
             return
         if is_offer:
@@ -137,7 +138,7 @@ class Arriving:
             if found is None:
                 file.outcome = Outcome("wanted")
                 return
-            content = memoryview(found)
+            content, file.known = memoryview(found), True
         file.record = record
         self._new.append((file, NewFile(record.session_id, content, Attributes(record.modified_ns, record.mode))))
 

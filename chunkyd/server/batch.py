@@ -75,7 +75,7 @@ class Batches:
             except Exception:
                 await self._threads.write(arriving.discard)
                 raise
-        return [file.outcome or Outcome("complete") for file in arriving.files]
+        return [file.outcome or Outcome("complete", known=file.known) for file in arriving.files]
 
     async def _arrive(self, arriving: Arriving, pieces: AsyncIterator[bytes]) -> None:
         try:

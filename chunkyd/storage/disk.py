@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 from chunkyd.checkpoints import reached
@@ -211,7 +212,8 @@ class DiskStorage:
         if file is None:
             return None
         with contextlib.closing(file), file.held() as descriptor:
-            _set(descriptor, attributes)
+            if not _has(os.fstat(descriptor), attributes):
+                _set(descriptor, attributes)
             return fingerprint(os.fstat(descriptor))
 
     def clone(self, target: Target, session_id: str) -> bool:
@@ -260,11 +262,21 @@ def _closing(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _has(found: os.stat_result, attributes: Attributes) -> bool:
+    """Whether there is nothing to set: what a file has, it got from `_set`, durably, or not from us."""
+    same_time = attributes.modified_ns in (None, found.st_mtime_ns)
+    return same_time and (attributes.mode is None or _mode(attributes.mode) == stat.S_IMODE(found.st_mode))
+
+
+def _mode(mode: int) -> int:
+    return mode & 0o755 | 0o400
+
+
 def _set(descriptor: int, attributes: Attributes) -> None:
     """Set what is given, then sync bytes and metadata."""
     with disk_full_is_storage_full(DISK_FULL_TEXT):
         if attributes.mode is not None:
-            os.fchmod(descriptor, attributes.mode & 0o755 | 0o400)
+            os.fchmod(descriptor, _mode(attributes.mode))
         if attributes.modified_ns is not None:
             accessed_ns = os.fstat(descriptor).st_atime_ns
             os.utime(descriptor, ns=(accessed_ns, attributes.modified_ns))

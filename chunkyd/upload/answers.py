@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from chunkyd.errors import ChunkyError, NetworkError, NotChunky
+from chunkyd.protocol.batch import Outcome, decode_outcome
 from chunkyd.protocol.messages import Reply, SessionReply, StatusReply, decode_reply, parse_retry_after
 from chunkyd.protocol.problems import from_document, problem
 from chunkyd.protocol.ranges import Range, from_wire
@@ -89,6 +90,19 @@ def missing_of(answer: Answer, reply: SessionReply | StatusReply, total: int) ->
         return tuple(from_wire(reply.missing_ranges, total))
     except ValueError as error:
         raise _not_promised(answer, f"is broken: {error}") from error
+
+
+def outcomes(answer: Answer, files: int) -> list[Outcome]:
+    """What the answer to a batch says of each of its files, in order."""
+    if answer.status != 200:
+        raise failure(answer)
+    try:
+        found = [decode_outcome(line) for line in answer.body.splitlines()]
+    except ValueError as error:
+        raise _not_promised(answer, f"is broken: {error}") from error
+    if len(found) != files:
+        raise _not_promised(answer, f"speaks of {len(found)} files, not {files}")
+    return found
 
 
 def printable(text: str) -> str:

@@ -1,23 +1,32 @@
-"""A range of the source as a request's body. A generator would make requests send two contradictory lengths."""
+"""What a request sends, read piece by piece. A generator would make requests send two contradictory lengths."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from chunkyd.protocol.ranges import Range
 from chunkyd.upload.connection import Exchange
 from chunkyd.upload.limiter import Limiter
-from chunkyd.upload.source import READ_BYTES, Source
+from chunkyd.upload.source import READ_BYTES
+
+
+class Content(Protocol):
+    """Where the bytes come from: a source, or bytes in memory."""
+
+    def read(self, start: int, length: int) -> bytes:
+        """Up to `length` bytes at `start`; never none where there should be some."""
+        ...
 
 
 class Body:
-    """A range of the source as a request's body: read piece by piece, paid for at the limiter, counted."""
+    """A range of some content as a request's body: read piece by piece, paid for at the limiter, counted."""
 
     def __init__(
         self,
-        source: Source,
+        source: Content,
         chunk: Range,
         limiter: Limiter | None,
         proceed: Callable[[], None],

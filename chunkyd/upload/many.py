@@ -1,4 +1,4 @@
-"""Several files with a few threads: small ones side by side, one big one at a time with all its connections.
+"""Several files with a few threads: small ones together, one big one at a time with all its connections.
 
 What stops one file for a reason that stops them all (nobody answers, the token is refused, the URL is wrong) ends the
 rest at once: five attempts for each of two thousand files help nobody.
@@ -14,10 +14,12 @@ import msgspec
 
 from chunkyd.errors import ChunkyError, EnvironmentFailure, Interrupted, NotChunky, Problem
 from chunkyd.upload.progress import Progress
+from chunkyd.upload.together import MOST_FILES, Small, Together
 from chunkyd.upload.tree import Found
 from chunkyd.upload.uploader import Result, Uploader
 
 WORKERS = 4
+_GROUPS = 2  # requests of small files at once: while one is committed the next is read
 _SMALL_BYTES = 8 * 1024 * 1024
 _FOR_ALL = frozenset({"unauthorized", "quota-exceeded", "storage-full"})
 
@@ -30,10 +32,11 @@ class Outcome(msgspec.Struct, frozen=True):
     error: ChunkyError | None = None
 
 
-class Batch:
+class Delivery:
     """Sends files; `told` and `finished` are called from its threads, one at a time.
 
-    `make` builds the uploader of one file, which reports to the callback it is given.
+    `make` builds the uploader of one file, which reports to the callback it is given. With `together`, small files
+    go many in a request, but for those of which `alone` says that they have begun otherwise before.
     """
 
     def __init__(
@@ -42,14 +45,22 @@ class Batch:
         make: Callable[[Found, Callable[[Progress], None]], Uploader],
         told: Callable[[Found, Progress], None],
         finished: Callable[[Outcome], None],
+        together: Together | None = None,
+        alone: Callable[[Found], bool] = lambda file: False,
     ) -> None:
-        self._waiting = deque(files)
+        small = [file for file in files if together and together.takes(file.size) and not alone(file)]
+        small = small if len(small) > 1 else []
+        chosen = set(small)
+        self._small = deque(small)
+        self._waiting = deque(file for file in files if file not in chosen)
+        self._together = together
         self._make = make
         self._told = told
         self._finished = finished
         self._guard = threading.Lock()
         self._speaking = threading.Lock()
         self._big = threading.Semaphore(1)
+        self._groups = threading.Semaphore(_GROUPS)
         self._active: set[Uploader] = set()
         self._stopped = False
         self._fatal: BaseException | None = None
@@ -83,10 +94,11 @@ class Batch:
     def rest(self) -> list[Found]:
         """The files that were never begun."""
         with self._guard:
-            return list(self._waiting)
+            return [*self._small, *self._waiting]
 
     def _work(self) -> None:
         try:
+            self._work_together()
             while (file := self._next()) is not None:
                 if file.size > _SMALL_BYTES:
                     with self._big:
@@ -96,6 +108,37 @@ class Batch:
         except BaseException as error:  # noqa: BLE001  # raised again by run
             self._fatal = error
             self.stop()
+
+    def _work_together(self) -> None:
+        """Small files as long as there are any, a few threads at once; what needs an upload of its own waits."""
+        if self._together is None or not self._groups.acquire(blocking=False):
+            return
+        try:
+            while group := self._next_group(self._together.most_bytes):
+                self._send_group(self._together, group)
+        finally:
+            self._groups.release()
+
+    def _next_group(self, most_bytes: int) -> list[Found]:
+        group: list[Found] = []
+        with self._guard:
+            while self._small and not self._stopped and len(group) < MOST_FILES and most_bytes > 0:
+                group.append(self._small.popleft())
+                most_bytes -= group[-1].size
+        return group
+
+    def _send_group(self, together: Together, group: list[Found]) -> None:
+        try:
+            results = together.send([Small(file.source, file.path) for file in group], lambda: self._stopped)
+        except Interrupted as error:
+            outcomes = [Outcome(file, error=error) for file in group]
+        else:
+            outcomes = [Outcome(file, result) for file, result in zip(group, results, strict=True) if result]
+            with self._guard:
+                self._waiting.extend(file for file, result in zip(group, results, strict=True) if not result)
+        with self._speaking:
+            for outcome in outcomes:
+                self._finished(outcome)
 
     def _next(self) -> Found | None:
         with self._guard:

@@ -52,6 +52,7 @@ _SESSION = (
     "SELECT session_id, file_hash, total_bytes, device, inode, size, mtime_ns, ctime_ns FROM sessions"
     " WHERE url = ? AND source = ? AND path = ?"
 )
+_BEGUN = "SELECT source, path FROM sessions WHERE url = ?"
 _KEEP_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DROP_SESSION = "DELETE FROM sessions WHERE url = ? AND source = ? AND path = ?"
 _ENDINGS = "SELECT session_id, file_hash FROM endings WHERE url = ?"
@@ -157,6 +158,10 @@ class SqliteMemory:
         """The session under way for this upload, of whatever version."""
         rows = self._rows(_remembered, _SESSION, key.url, key.source, key.path)
         return rows[0] if rows else None
+
+    def begun(self, url: str) -> set[tuple[bytes, bytes]]:
+        """Source and published path of every upload under way to this server."""
+        return {(bytes(source), bytes(path)) for source, path in self._rows(_BEGUN, url)}  # type: ignore[call-overload]
 
     def remember(self, key: UploadKey, session: Remembered) -> Remembered:
         """Keep a new session, and return the one that counts."""

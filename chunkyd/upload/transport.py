@@ -25,11 +25,12 @@ from requests.structures import CaseInsensitiveDict
 from chunkyd import __version__
 from chunkyd.clock import Clock, SystemClock
 from chunkyd.errors import ConfigError, Interrupted, NetworkError, Problem
-from chunkyd.protocol import messages
+from chunkyd.protocol import batch, messages
+from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.digests import CRC32C, content_digest, format_content_digest
 from chunkyd.protocol.messages import ChunkReply, EndReply, LimitsReply, SessionReply, StatusReply
 from chunkyd.protocol.ranges import Range
-from chunkyd.upload.answers import Answer, checked_status, decoded, failure, missing_of, printable
+from chunkyd.upload.answers import Answer, checked_status, decoded, failure, missing_of, outcomes, printable
 from chunkyd.upload.body import Body
 from chunkyd.upload.connection import CONNECT_SECONDS, POOL_CLASSES, Switch, Watchdog
 from chunkyd.upload.reasons import mend, reason
@@ -139,6 +140,14 @@ class Client:
         answer = self._exchange("PATCH", messages.PATH_CHUNK, headers, body, switch)
         return decoded(answer, 200, ChunkReply).status
 
+    def batch(self, body: Body, digest: bytes, files: int, switch: Switch | None = None) -> list[Outcome]:
+        """Send many small files, as `protocol.batch` frames them; an outcome for each of those `files`, in order."""
+        headers = {
+            "Content-Type": batch.CONTENT_TYPE,
+            "Content-Digest": format_content_digest({CRC32C: digest}),
+        }
+        return outcomes(self._exchange("POST", batch.PATH_BATCH, headers, body, switch), files)
+
     def status(self, session_id: str, file_hash: str, total: int, switch: Switch | None = None) -> Standing:
         """What the server has of a session's file."""
         answer = self._exchange("GET", messages.PATH_STATUS, _keys(session_id, file_hash), None, switch)
@@ -169,9 +178,9 @@ class Client:
                 with self._guard:
                     self._ending.discard(session_id)
 
-    def limits(self) -> LimitsReply:
+    def limits(self, switch: Switch | None = None) -> LimitsReply:
         """What this server takes."""
-        return decoded(self._exchange("OPTIONS", messages.PATH_CHUNK, {}, None, None), 200, LimitsReply)
+        return decoded(self._exchange("OPTIONS", messages.PATH_CHUNK, {}, None, switch), 200, LimitsReply)
 
     def ready(self) -> None:
         """Return if the server can store; raise why not otherwise."""

@@ -1,0 +1,241 @@
+"""Small files, many in one request, where the server takes that (the batch extension).
+
+Rules: each file is opened, locked, read and hashed as a big one is, and counts as sent only if it was the same before
+and after the answer. What does not come out complete is left to an upload of its own, which knows what to do about it;
+so nothing here tries again. Whether the bytes are needed is asked first as long as the server mostly knows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import google_crc32c
+import msgspec
+
+from chunkyd.errors import ChunkyError, Interrupted, NotChunky, SourceError
+from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry
+from chunkyd.protocol.messages import Initiate, encode_initiate
+from chunkyd.upload.body import Body
+from chunkyd.upload.connection import Switch
+from chunkyd.upload.control import LOOK_SECONDS
+from chunkyd.upload.crew import Crew
+from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.source import Source
+from chunkyd.upload.transport import Client
+from chunkyd.upload.uploader import Result
+
+MOST_FILES = min(500, MAX_ENTRIES)
+MOST_BYTES = 8 << 20  # of content in one request: held in memory, and sent again where the answer does not come
+_FIRST_BYTES, _LEAST_BYTES = 2 << 20, 256 << 10
+_FAST, _SLOW = 1.0, 8.0  # seconds for a request
+
+
+class Small(msgspec.Struct, frozen=True):
+    """A small file: where it is, the path it is published under, and the version that is meant (None: any)."""
+
+    source: bytes
+    path: bytes
+    expected: Fingerprint | None = None
+
+
+class _Packed(msgspec.Struct, frozen=True):
+    """A file that was read: `found` is the version, `identity` what to remember of it."""
+
+    file: Small
+    found: Fingerprint
+    stable: bool
+    header: bytes
+    content: bytes
+    file_hash: str
+
+
+class _Bytes:
+    """Content in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, start: int, length: int) -> bytes:
+        return self._content[start : start + length]
+
+
+class Together:
+    """Sends small files over one client, for any number of threads. `takes` says which, and how many at once."""
+
+    def __init__(self, client: Client, limiter: Limiter | None = None) -> None:
+        self._client = client
+        self._limiter = limiter
+        self._most: int | None = None  # bytes the server takes in one request; None: not asked
+        self._bytes = _FIRST_BYTES
+        self._offering = True
+
+    @property
+    def most_bytes(self) -> int:
+        """Of content, that are worth one request at the moment."""
+        return self._bytes
+
+    @staticmethod
+    def takes(size: int) -> bool:
+        """Whether a file of this size is a small one."""
+        return size <= MAX_CONTENT_BYTES
+
+    def send(self, files: Sequence[Small], stopped: Callable[[], bool]) -> list[Result | None]:
+        """Send them: a result for each, in order; None for what needs an upload of its own. Raises Interrupted."""
+        results: dict[int, Result] = {}
+        crew: Crew[Callable[[Switch], None], bool]
+        switch = Switch()
+
+        def perform(work: Callable[[Switch], None]) -> bool:
+            work(switch)
+            return True
+
+        crew = Crew(perform, _nothing, _nothing)
+        try:
+            crew.submit(lambda switch: self._send(files, results, switch))
+            while crew.outcome(LOOK_SECONDS) is None:
+                if stopped():
+                    raise Interrupted("stopped on request")
+        except Interrupted:
+            raise
+        except ChunkyError:
+            self._bytes = max(_LEAST_BYTES, self._bytes // 2)
+        finally:
+            switch.pull()
+            crew.close()
+        return [results.get(index) for index in range(len(files))]
+
+    # In the crew's thread
+
+    def _send(self, files: Sequence[Small], results: dict[int, Result], switch: Switch) -> None:
+        """Fill in the results; raises what ended it before its time."""
+        most = self._room(switch)
+        if most is None:
+            return
+        packed = [(index, found) for index, file in enumerate(files) if (found := _read(file)) is not None]
+        for some in _portions(packed, most):
+            wanted = self._request(some, results, switch, offered=True) if self._offering else some
+            if wanted:
+                self._request(wanted, results, switch, offered=False)
+
+    def _room(self, switch: Switch) -> int | None:
+        """The bytes the server takes in one request; None where it takes no batch."""
+        if self._most is None:
+            limits = self._client.limits(switch)
+            if EXTENSION in limits.extensions:
+                self._most = limits.max_chunk_bytes
+        return self._most
+
+    def _request(
+        self, some: Sequence[tuple[int, _Packed]], results: dict[int, Result], switch: Switch, *, offered: bool
+    ) -> list[tuple[int, _Packed]]:
+        """One request, of headers alone where they are `offered`; what the server wants the bytes of."""
+
+        def proceed() -> None:
+            if switch.pulled:
+                raise Interrupted("stopped on request")
+
+        content = b"".join(_entry(packed, offered=offered) for _, packed in some)
+        digest = int(google_crc32c.value(content)).to_bytes(4, "big")
+        body = Body(_Bytes(content), (0, len(content)), self._limiter, proceed, _ignore)
+        began = time.monotonic()
+        try:
+            outcomes = self._client.batch(body, digest, len(some), switch)
+        except NotChunky:
+            self._most = None  # another server, or one that was set back: ask it anew
+            raise
+        if not offered:
+            self._took(len(content), time.monotonic() - began)
+        for (index, packed), outcome in zip(some, outcomes, strict=True):
+            if outcome.result == "complete" and _is_unchanged(packed):
+                results[index] = _result(packed, outcome, 0 if offered else len(packed.content))
+        known = sum(outcome.known for outcome in outcomes)
+        self._offering = 2 * known >= len(outcomes)
+        return [each for each, outcome in zip(some, outcomes, strict=True) if outcome.result == "wanted"]
+
+    def _took(self, length: int, seconds: float) -> None:
+        if seconds < _FAST and length > self._bytes // 2:
+            self._bytes = min(MOST_BYTES, self._bytes * 2)
+        elif seconds > _SLOW:
+            self._bytes = max(_LEAST_BYTES, self._bytes // 2)
+
+
+def _read(file: Small) -> _Packed | None:
+    """The file, whole; None where it cannot be had now, or is not the version that is meant."""
+    try:
+        source = Source(file.source)
+    except SourceError:
+        return None
+    try:
+        identity = source.identity()
+        stable = identity.inode != 0
+        if file.expected is not None and not identity.same_version(file.expected, stable_inodes=stable):
+            return None
+        if not Together.takes(source.size):
+            return None
+        content = source.read(0, source.size)
+        source.check()
+    except SourceError:
+        return None
+    finally:
+        source.close()
+    file_hash = hashlib.sha256(content).hexdigest()
+    wanted = Initiate(file_hash, len(content), file.path, source.fingerprint.mtime_ns, source.mode)
+    if len(content) != source.size:
+        return None
+    return _Packed(file, source.fingerprint, stable, encode_initiate(wanted), content, file_hash)
+
+
+def _is_unchanged(packed: _Packed) -> bool:
+    """Whether the path still names the version that was read."""
+    try:
+        now = fingerprint(os.lstat(packed.file.source))
+    except OSError:
+        return False
+    return now.same_version(packed.found, stable_inodes=packed.stable)
+
+
+def _portions(packed: Sequence[tuple[int, _Packed]], most: int) -> Iterator[list[tuple[int, _Packed]]]:
+    """What fits into one request each; a file that fits into none is left out."""
+    some: list[tuple[int, _Packed]] = []
+    length = 0
+    for index, each in packed:
+        size = len(_entry(each, offered=True)) + len(each.content)
+        if size > most:
+            continue
+        if some and length + size > most:
+            yield some
+            some, length = [], 0
+        some.append((index, each))
+        length += size
+    if some:
+        yield some
+
+
+def _entry(packed: _Packed, *, offered: bool) -> bytes:
+    if offered:
+        return encode_entry(packed.header, 0)
+    return encode_entry(packed.header, len(packed.content)) + packed.content
+
+
+def _result(packed: _Packed, outcome: Outcome, bytes_sent: int) -> Result:
+    return Result(
+        file_hash=packed.file_hash,
+        size=len(packed.content),
+        bytes_sent=bytes_sent,
+        resumed_from=0,
+        session_id="",
+        instant=outcome.known,
+        fingerprint=packed.found,
+    )
+
+
+def _nothing() -> None:
+    """No thread of the crew holds anything."""
+
+
+def _ignore(count: int) -> None:
+    """Nobody watches a small file on its way."""
