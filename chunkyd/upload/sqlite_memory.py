@@ -161,7 +161,7 @@ class SqliteMemory:
 
     def begun(self, url: str) -> set[tuple[bytes, bytes]]:
         """Source and published path of every upload under way to this server."""
-        return {(bytes(source), bytes(path)) for source, path in self._rows(_BEGUN, url)}  # type: ignore[call-overload]
+        return set(self._rows(_place, _BEGUN, url))
 
     def remember(self, key: UploadKey, session: Remembered) -> Remembered:
         """Keep a new session, and return the one that counts."""
@@ -225,6 +225,11 @@ def _hash_taken(row: Sequence[object]) -> tuple[str, Fingerprint]:
 def _ending(row: Sequence[object]) -> tuple[str, str]:
     session_id, file_hash = row
     return _word(session_id), _word(file_hash)
+
+
+def _place(row: Sequence[object]) -> tuple[bytes, bytes]:
+    source, path = row
+    return msgspec.convert(source, bytes), msgspec.convert(path, bytes)
 
 
 def _version(columns: Sequence[object]) -> Fingerprint:
