@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from chunkyd.daemon.after import HIDDEN_PREFIX, MOVING_PREFIX
+from chunkyd.files import is_regular
 from chunkyd.settings import Folder
 from chunkyd.watch.shapes import WatchedRoot
 
@@ -54,6 +55,16 @@ class Folders:
             )
             for folder in self._by_name.values()
         ]
+
+
+def is_file(source: bytes) -> bool:
+    """Whether a regular file is there: what took its place is nothing to send, but what cannot be seen may be one."""
+    try:
+        return is_regular(os.lstat(source))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def published_path(folder: str, path: bytes) -> bytes:

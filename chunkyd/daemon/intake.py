@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 
-from chunkyd.daemon.folders import Folders
+from chunkyd.daemon.folders import Folders, is_file
 from chunkyd.daemon.homes import Homes
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Change, Job
@@ -56,7 +55,7 @@ class Intake:
     def gone(self, folder: str, path: bytes) -> None:
         """A hint that a file or a whole directory went away; a look decides."""
         found, source = self._folders.get(folder), self._folders.source(folder, path)
-        if found is None or source is None or os.path.lexists(source):
+        if found is None or source is None or is_file(source):
             return
         if self._homes.always_the_same(folder, found.path):
             self._queue.source_gone(folder, path)
@@ -66,7 +65,7 @@ class Intake:
     def _check(self, job: Job) -> None:
         """A job missing under another root than its own is left to its worker, which pauses it."""
         folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
-        if folder is None or source is None or os.path.lexists(source):
+        if folder is None or source is None or is_file(source):
             return
         # The root is looked at after the file: a disk pulled in between makes the first look worthless.
         if self._homes.at_home(job.folder, folder.path, job.created):

@@ -15,7 +15,7 @@ from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.daemon.connection import Connection
-from chunkyd.daemon.folders import Folders, published_path
+from chunkyd.daemon.folders import Folders, is_file, published_path
 from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.live import LiveUpload
 from chunkyd.daemon.memory import JobMemory
@@ -29,6 +29,7 @@ from chunkyd.errors import (
     SourceChanged,
     SourceError,
     SourceGone,
+    SourceUnreadable,
     Unreachable,
 )
 from chunkyd.files import Fingerprint, fingerprint, is_regular
@@ -151,6 +152,8 @@ class Runner:
         match error:
             case SourceGone():
                 self._record_gone(job)
+            case SourceUnreadable() if self._is_no_file(job):
+                self._record_gone(job)
             case SourceChanged():
                 self._queue.changed(job, self._version_now(job), str(error))
             case SourceError():
@@ -192,6 +195,11 @@ class Runner:
             self._queue.gone(job)
         else:
             self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
+
+    def _is_no_file(self, job: Job) -> bool:
+        """Whether a folder, a link or the like stands where the file was."""
+        source = self._folders.source(job.folder, job.path)
+        return source is not None and not is_file(source)
 
     def _version_now(self, job: Job) -> Fingerprint | None:
         """The version at the source's path; None where the watcher must find out.

@@ -134,6 +134,33 @@ def test_deleted_is_given_up_and_taken_up_again(tmp_path: Path, box: Path) -> No
         wait_until("it arrives", (server.files() / "outbox" / "a").exists, 20, daemon.text)
 
 
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
+@pytest.mark.parametrize("seen_by", ["worker", "scan"])
+def test_what_is_no_file_any_more_has_gone(tmp_path: Path, box: Path, kind: str, seen_by: str) -> None:
+    """A folder, a link or a FIFO in a queued file's place: the job is source-gone, and does not fail for ever."""
+    server = Server(tmp_path)
+    daemon = slow_daemon(tmp_path, server.url, box)
+    with running(server, daemon):
+        daemon.ctl("pause")
+        (box / "a").write_bytes(b"a")
+        wait_states(daemon, ("paused", "user"))
+        (box / "a").unlink()
+        if kind == "folder":
+            (box / "a").mkdir()
+            (box / "a" / "b").write_bytes(b"b")
+        elif kind == "link":
+            (box / "a").symlink_to(tmp_path / "elsewhere")
+        else:
+            os.mkfifo(box / "a")
+        if seen_by == "scan":
+            daemon.ctl("rescan", "--wait")
+        daemon.ctl("resume")
+        if kind == "folder":
+            wait_until("what is in it arrives", (server.files() / "outbox" / "a" / "b").exists, 20, daemon.text)
+        daemon.wait_idle(20)
+        assert {"cancelled"} <= {job["state"] for job in daemon.ctl("history")["jobs"]} <= {"cancelled", "done"}
+
+
 def test_a_file_that_keeps_growing(tmp_path: Path, box: Path) -> None:
     """An upload that meets a writer gives way, once; the file is sent when it has settled."""
     server = Server(tmp_path)
