@@ -159,7 +159,7 @@ class Bars(Lines):
             completed=progress.bytes_done,
             total=progress.bytes_total or 1,
             description=_short(file),
-            standing=_standing(progress),
+            standing=visible(_standing(progress)),
         )
 
     def finished(self, outcome: Outcome) -> None:

@@ -37,7 +37,7 @@ def test_names_are_bytes(queue: Queue, path: bytes) -> None:
 
 @pytest.mark.parametrize("mtime_ns", [-1, 2**63, 253_402_300_799_999_999_999, -62_135_596_800_000_000_001])
 def test_the_largest_numbers_come_back(queue: Queue, mtime_ns: int) -> None:
-    """Device and inode numbers may use all 64 bits, times of far years more; such a version is known once it was sent."""
+    """Device and inode numbers may use all 64 bits, times of far years more; once sent, such a version is known."""
     found = Fingerprint(2**64 - 1, 2**63, 2**62, mtime_ns, 2**62)
     queue.offer([Change("films", b"a", found)])
     job = claim(queue)

@@ -86,6 +86,52 @@ def test_one_bad_file_does_not_stop_the_others(server: Server, chunky, tmp_path:
     assert "1 of 3 files sent" in out
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_a_message(
+    server: Server, chunky, tmp_path: Path, arguments: list[str]
+) -> None:
+    """A full disk under stdout ends it with 1 and a line that says so, without a trace."""
+    path = tmp_path / f"full-{tmp_path.name}"
+    path.write_bytes(b"x")
+    with open("/dev/full", "w") as full:
+        code, _, err = run(chunky(path, "--to", server.url, *arguments, stdout=full))
+    assert (code, "Traceback" in err) == (1, False)
+    assert "standard output cannot be written: No space left on device" in err
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_do_not_matter(server: Server, chunky, tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """Started without stdout or stderr it sends all the same, and no file of its own takes their numbers."""
+    path = tmp_path / f"closed-{tmp_path.name}"
+    path.write_bytes(b"x" * 100_000)
+
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    assert run(chunky(path, "--to", server.url, preexec_fn=close))[0] == 0
+    assert sha256(server.files() / path.name) == sha256(path)
+
+
+def test_a_name_the_terminal_cannot_show_is_escaped(server: Server, chunky, tmp_path: Path) -> None:
+    """Where stdout knows ASCII only, an emoji in a name is shown escaped, and the file arrives."""
+    path = tmp_path / f"🎥-{tmp_path.name}"
+    path.write_bytes(b"x")
+    code, out, err = run(chunky(path, "--to", server.url, env={"PYTHONIOENCODING": "ascii"}))
+    assert code == 0, err
+    assert "\\U0001f3a5-" in out
+    assert (server.files() / path.name).exists()
+
+
+def test_a_working_folder_that_is_gone_is_said(chunky, tmp_path: Path) -> None:
+    """A name that leads nowhere any more is wrong use, with a message."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code, _, err = run(chunky("file", "--to", "http://127.0.0.1:1", cwd=gone, preexec_fn=gone.rmdir))
+    assert (code, "Traceback" in err) == (2, False)
+    assert "working folder" in err
+
+
 def test_times_of_far_years_arrive(server: Server, chunky, tmp_path: Path) -> None:
     """A file of the year 2400 arrives with its time, and the memory takes it."""
     path = tmp_path / f"far-{tmp_path.name}"
