@@ -36,7 +36,7 @@ def _print(seen: StatusView) -> None:
         _say(f"problem: {problem.what}")
         if problem.mend:
             _say(f"   mend: {problem.mend}")
-    print_table(("FOLDER", "STATE", "FILES", "JOBS", "PATH"), map(_row, seen.folders))
+    print_table(("FOLDER", "STATE", "JOBS", "LAST SCAN", "PATH"), map(_row, seen.folders))
     for folder in seen.folders:
         if folder.changing:
             some = ", ".join(folder.changing_paths)
@@ -45,7 +45,14 @@ def _print(seen: StatusView) -> None:
 
 def _row(folder: FolderView) -> tuple[str, ...]:
     state = "paused" if folder.paused else folder.state
-    return folder.name, state, str(folder.files), _counts(folder.jobs), folder.path
+    return folder.name, state, _counts(folder.jobs), _scan(folder), folder.path
+
+
+def _scan(folder: FolderView) -> str:
+    """The number is the scan's: what came since is among the jobs."""
+    if folder.last_scan is None:
+        return "not yet"
+    return f"{folder.files} {'file' if folder.files == 1 else 'files'} at {folder.last_scan}"
 
 
 def _counts(jobs: dict[str, int]) -> str:

@@ -31,6 +31,11 @@ from chunkyd.settings import format_rate
 if TYPE_CHECKING:
     from chunkyd.daemon.engine import Engine
 
+_BROKEN = (
+    "No file is lost: a new table was made, and all files were found again. Pause or cancel again what was; "
+    "when you have no more use for it, remove the old table, and this goes away"
+)
+
 
 class DaemonBackend:
     """Answers from several threads at once; waits for nobody, but for a rescan when asked to."""
@@ -92,7 +97,11 @@ class DaemonBackend:
             if folder.problem:
                 yield Notice(what=f"{folder.name}: {folder.problem}", mend=folder.mend or "")
         if counts[State.FAILED]:
-            yield Notice(what=f"{counts[State.FAILED]} jobs have failed", mend="`chunkyctl list` says why")
+            number = counts[State.FAILED]
+            what = "a job has failed" if number == 1 else f"{number} jobs have failed"
+            yield Notice(what=what, mend="`chunkyctl list --state failed` says why")
+        for path in self._engine.broken_tables():
+            yield Notice(what=f"the job table was damaged, and is kept as {path}", mend=_BROKEN)
 
     def jobs(self, states: tuple[str, ...], folder: str | None, limit: int, after: int | None) -> JobPage:
         """Unfinished and failed jobs by number."""

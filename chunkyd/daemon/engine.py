@@ -28,7 +28,7 @@ from chunkyd.daemon.probe import Probe
 from chunkyd.daemon.runner import Runner
 from chunkyd.daemon.views import job_view
 from chunkyd.errors import ChunkyError
-from chunkyd.jobs.opening import open_tables
+from chunkyd.jobs.opening import broken_tables, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import UNFINISHED, Reason, State
 from chunkyd.settings import DaemonSettings, changed_needing_restart, load_daemon
@@ -50,7 +50,8 @@ class Engine:
         self._clock = clock
         self._reloading = threading.Lock()
         self.run_id = uuid.uuid4().hex
-        tables = open_tables(os.path.join(settings.state_dir, JOB_TABLE), clock).tables
+        self._table = os.path.join(settings.state_dir, JOB_TABLE)
+        tables = open_tables(self._table, clock).tables
         self.queue = Queue(tables, clock, settings.uploads.retry)
         self.folders = Folders(settings.folders)
         self.live = Live()
@@ -87,7 +88,7 @@ class Engine:
         self._control.start()
         self.pool.start()
         self.watcher.start()
-        _LOG.info("watching %d folders; %d jobs taken back", len(self.folders.all()), recovered)
+        _LOG.info("watching %s; jobs taken back: %d", ", ".join(sorted(self.folders.names())), recovered)
 
     def start_sending(self) -> None:
         """Recover and send, without socket and watcher."""
@@ -97,7 +98,10 @@ class Engine:
     def _recover(self) -> int:
         taken = self.queue.recover(self.run_id)
         if taken.jobs:
-            _LOG.info("%d jobs go on, %d of them in the middle", taken.jobs, taken.resumable)
+            _LOG.info("jobs that go on: %d, in the middle: %d", taken.jobs, taken.resumable)
+        for folder in self.folders.all():
+            if self.queue.has_another_priority(folder.name, folder.priority):
+                self.queue.set_priority(folder.name, folder.priority)
         return taken.jobs
 
     def scan_once(self, stop: threading.Event) -> int:
@@ -126,6 +130,7 @@ class Engine:
             try:
                 settings = load_daemon(self._config, self._environ)
                 self.connection.refresh(settings.server)
+                self._reprioritise(settings)
                 self.folders.replace(settings.folders)
                 self.watcher.reconfigure(self.folders.watched())
             except ChunkyError as error:
@@ -133,6 +138,12 @@ class Engine:
             waiting = changed_needing_restart(self._settings, settings)
             self._take_over(settings)
             return ReloadOutcome(reloaded=True, need_restart=tuple(waiting))
+
+    def _reprioritise(self, settings: DaemonSettings) -> None:
+        for folder in settings.folders:
+            before = self.folders.get(folder.name)
+            if before is None or before.priority != folder.priority:
+                self.queue.set_priority(folder.name, folder.priority)
 
     def _take_over(self, settings: DaemonSettings) -> None:
         self._settings = settings
@@ -144,6 +155,10 @@ class Engine:
             self.queue.lift(reason)
         self.pool.wake()
         self._told("reloaded", None, "the configuration was read again")
+
+    def broken_tables(self) -> list[str]:
+        """Job tables that were damaged, moved aside, and not looked at since."""
+        return broken_tables(self._table)
 
     def counts(self) -> dict[State, int]:
         """Jobs of the configured folders by shown state: those of others stay where they are."""

@@ -18,6 +18,7 @@ from chunkyd.upload.source import install_lease_handler
 
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 8.0
+_MOST_SCANS = 3
 _AT_WORK = frozenset({State.QUEUED, State.HASHING, State.UPLOADING, State.FINISHING, State.WAITING})
 
 
@@ -46,19 +47,37 @@ def run_once(settings: DaemonSettings, config: str, environ: Mapping[str, str], 
         before = engine.counts().get(State.DONE, 0)
         engine.start_sending()
         try:
-            changing = engine.scan_once(stop)
-            return _wait(engine, stop, before, changing)
+            return _passes(engine, stop, before)
         finally:
             engine.stop(_STOP_SECONDS)
     finally:
         lock.release()
 
 
-def _wait(engine: Engine, stop: threading.Event, before: int, changing: int) -> PassOutcome:
+def _passes(engine: Engine, stop: threading.Event, before: int) -> PassOutcome:
+    """Scan and send; once more where a file changed while it was sent, since nobody watches for its new version."""
+    for _ in range(_MOST_SCANS):
+        superseded = _superseded(engine)
+        changing = engine.scan_once(stop)
+        _wait(engine, stop)
+        changed = _superseded(engine) - superseded
+        if changed <= 0 or stop.is_set() or engine.queue.held() is not None:
+            break
+    return _outcome(engine, stop, before, changing + max(0, changed))
+
+
+def _superseded(engine: Engine) -> int:
+    return engine.counts().get(State.SUPERSEDED, 0)
+
+
+def _wait(engine: Engine, stop: threading.Event) -> None:
     while not stop.wait(_LOOK_SECONDS):
         counts = engine.counts()
         if engine.queue.held() is not None or not any(counts.get(state, 0) for state in _AT_WORK):
-            break
+            return
+
+
+def _outcome(engine: Engine, stop: threading.Event, before: int, changing: int) -> PassOutcome:
     counts, held = engine.counts(), engine.queue.held()
     return PassOutcome(
         done=counts.get(State.DONE, 0) - before,

@@ -198,6 +198,7 @@ class Pool:
         """Once a day, old history goes."""
         try:
             dropped = self._queue.prune()
+            self._queue.forget_endings(self._probe.url)
         except EnvironmentFailure as error:
             _LOG.error("old history could not be dropped: %s", error)
             return

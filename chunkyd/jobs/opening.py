@@ -120,6 +120,17 @@ def _move_aside(path: str, now: float) -> str:
     return aside
 
 
+def broken_tables(path: str) -> list[str]:
+    """What was moved aside and still lies beside the job table: until somebody has looked at it and removed it."""
+    folder, name = os.path.split(path)
+    try:
+        found = os.listdir(folder)
+    except OSError:
+        return []
+    aside = [each for each in found if each.startswith(f"{name}.broken-") and not each.endswith(_COMPANIONS[1:])]
+    return [os.path.join(folder, each) for each in sorted(aside)]
+
+
 def _make_private(path: str) -> None:
     """Session IDs are keys: nobody else reads them, not even for the moment before a chmod."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

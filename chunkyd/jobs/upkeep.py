@@ -25,6 +25,13 @@ _ENDS = (
 _STILL = f"finished IS NULL AND claimed_by IS NULL AND arrived IS NULL AND state IN {one_of(IDLE | {State.FAILED})}"
 
 
+# By the index of what is ready, so that a million jobs of the right priority cost nothing.
+_ANOTHER_PRIORITY = (
+    "SELECT 1 FROM jobs WHERE state = 'queued' AND user_paused = 0 AND blocked_by IS NULL AND folder = ? AND {} LIMIT 1"
+)
+_LOWER, _HIGHER = _ANOTHER_PRIORITY.format("priority < ?"), _ANOTHER_PRIORITY.format("priority > ?")
+
+
 class Upkeep(Core):
     """Called now and then by the daemon, and by the watcher's findings."""
 
@@ -56,6 +63,27 @@ class Upkeep(Core):
             reached("jobs.source-gone.noticed")
             self.on_change()
         return len(gone)
+
+    def set_priority(self, folder: str, priority: int) -> int:
+        """The folder's priority was changed: its unfinished jobs have the new one too; how many had another."""
+        with self._tables.transaction():
+            changed = self._tables.execute(
+                "UPDATE jobs SET priority = ? WHERE folder = ? AND finished IS NULL AND priority != ?",
+                (priority, os.fsencode(folder), priority),
+            )
+        if changed:
+            self.on_change()
+        return changed
+
+    def has_another_priority(self, folder: str, priority: int) -> bool:
+        """Whether the next jobs of a folder have another priority than this: it was changed while nothing ran."""
+        values = (os.fsencode(folder), priority)
+        return any(self._tables.one(question, values) is not None for question in (_LOWER, _HIGHER))
+
+    def forget_endings(self, url: str) -> int:
+        """Sessions at other servers are no longer to be ended: nobody speaks to those any more, and they expire."""
+        with self._tables.transaction():
+            return self._tables.execute("DELETE FROM endings WHERE url != ?", (url,))
 
     def prune(self, keep_seconds: float = KEEP_SECONDS, keep_rows: int = KEEP_ROWS) -> int:
         """Drop ended jobs that are older, or beyond so many; what was sent stays known. How many were dropped."""

@@ -55,6 +55,9 @@ def view(detail: JobDetail) -> JobView:
     return JobView(**{name: getattr(detail, name) for name in names})
 
 
+SCANNED = "2026-01-31T12:00:00Z"
+
+
 class FakeBackend:
     """Answers like a daemon; `release` lets a waiting rescan end."""
 
@@ -74,7 +77,9 @@ class FakeBackend:
         return StatusView(
             state="degraded" if self.notices else "ok",
             problems=self.notices,
-            folders=(FolderView(name="footage", path="/srv/footage", state="ok", files=3, jobs=counts),),
+            folders=(
+                FolderView(name="footage", path="/srv/footage", state="ok", files=3, last_scan=SCANNED, jobs=counts),
+            ),
             jobs=counts,
             bytes_per_second=2_000_000,
             version="0.1.0",

@@ -84,7 +84,7 @@ def test_status_says_what_is_wrong_and_what_to_do(run: Run, server: ControlServe
     assert code == 0
     assert "chunkyd 0.1.0 is degraded" in out
     assert "problem: too few watches\n   mend: raise it\n" in out
-    assert "footage\tok\t3\t1 queued, 1 failed, 1 done\t/srv/footage" in out
+    assert "footage\tok\t1 queued, 1 failed, 1 done\t3 files at 2026-01-31T12:00:00Z\t/srv/footage" in out
     document = json.loads(run("status", "--json")[1])
     assert document["problems"] == [{"what": "too few watches", "mend": "raise it"}]
     assert document["bytesPerSecond"] == 2_000_000
