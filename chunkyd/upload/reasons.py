@@ -10,6 +10,7 @@ import urllib3
 
 from chunkyd.upload.answers import printable
 
+_NO_TUNNEL = "Tunnel connection failed: "  # http.client's words, and no more than words
 _PLAIN_HTTP = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")  # OpenSSL's words for no TLS at the other end
 
 
@@ -22,6 +23,8 @@ def reason(error: BaseException) -> str:
             return f"TLS failed ({cause.reason})"
         if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
             return "timed out"
+        if isinstance(cause, OSError) and str(cause).startswith(_NO_TUNNEL):
+            return f"the proxy refuses ({printable(str(cause).removeprefix(_NO_TUNNEL))})"
         if isinstance(cause, OSError) and cause.strerror:
             return printable(cause.strerror)
         if _is_not_http(cause):
@@ -55,4 +58,6 @@ def mend(error: BaseException) -> str:
         return "Check the URL, this machine's clock, and ca_file."
     if any(_is_not_http(cause) or getattr(cause, "reason", "") in _PLAIN_HTTP for cause in _causes(error)):
         return "Check the URL: http or https, and the port."
+    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in _causes(error)):
+        return "Check the proxy that is configured."
     return ""

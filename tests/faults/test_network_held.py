@@ -139,14 +139,14 @@ def test_files_that_a_filter_refuses_hold_up_no_other(field: Field) -> None:
     poisoned: set[str] = set()
 
     def plan(seen: Seen) -> Fault | None:
-        if len(poisoned) < 3 and seen.file_hash:
+        if len(poisoned) < 2 and seen.file_hash:
             poisoned.add(seen.file_hash)
         return Break("work", "reset") if seen.file_hash in poisoned else None
 
     field.proxy.plan = plan
-    bad = [field.put() for _ in range(3)]
-    wait_until("the bad ones were tried", lambda: len(poisoned) == 3, 30, field.daemon.text)
-    others = [field.put() for _ in range(6)]
+    bad = [field.put() for _ in range(2)]
+    wait_until("the bad ones were tried", lambda: len(poisoned) == 2, 30, field.daemon.text)
+    others = [field.put() for _ in range(2)]
     try:
         wait_until("the others arrive", lambda: all(each.exists() for each in others), 40, field.daemon.text)
         assert not any(each.exists() for each in bad)
