@@ -1,0 +1,131 @@
+"""The server under load: slow clients by the thousand, heads that never end, no memory left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.server.process import ServerProcess, serving, wait_until
+
+MIB = 1 << 20
+SLOW = 1000
+PIECE = 4096
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4 * SLOW:
+        pytest.skip(f"a thousand clients need more open files than {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * SLOW), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_slow_clients_beside_fast_ones(tmp_path: Path, many_files: None) -> None:
+    """Each of a thousand holds a chunk half sent: fast ones pass, memory stays small, and then all slow ones finish."""
+    data = os.urandom(SLOW * PIECE)
+    with serving(tmp_path) as server, contextlib.ExitStack() as stack:
+        session = server.client().initiate(data, b"slow")
+        slow = []
+        for start in range(0, len(data), PIECE):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            connection.sendall(session.raw_head(start, start + PIECE) + data[start : start + PIECE // 2])
+            slow.append(connection)
+        wait_until(lambda: session.in_progress(len(data) - PIECE), 30)
+        fast = [os.urandom(4 * MIB) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: server.client().upload(fast[number], b"fast-%d" % number), range(4)))
+        assert all(server.file(f"fast-{number}").read_bytes() == fast[number] for number in range(4))
+        assert server.memory() < 250 * MIB
+        assert session.status().json["missingRanges"] == [[0, len(data) - 1]]
+        for number, connection in enumerate(slow):
+            start = number * PIECE
+            connection.sendall(data[start + PIECE // 2 : start + PIECE])
+        for connection in slow:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: session.status().json["status"] == "complete", 30)
+        assert server.file("slow").read_bytes() == data
+        assert not server.lines(" error ")
+
+
+def test_heads_that_never_end_hold_up_nobody(tmp_path: Path, many_files: None) -> None:
+    """Five hundred connections with half a head each, and five hundred that say nothing: a client beside them works."""
+    with serving(tmp_path) as server, contextlib.ExitStack() as stack:
+        for number in range(SLOW):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            if number % 2:
+                connection.sendall(b"PATCH /uploadChunk HTTP/1.1\r\nHost: localhost\r\nChunky-Ses")
+        data = os.urandom(MIB)
+        server.client().upload(data, b"fast")
+        assert server.file("fast").read_bytes() == data
+        assert server.memory() < 250 * MIB
+
+
+def test_no_memory_left(tmp_path: Path) -> None:
+    """With next to no memory requests are refused or served; nothing is lost, and with memory again all go on.
+
+    Where the web server's own allocation fails it aborts, as a kill would end it: then the next start goes on.
+    """
+    data = os.urandom(MIB)
+    with serving(tmp_path, limits={"reserve": "0B", "chunk": "1MiB"}) as server:
+        assert server.process is not None
+        server.client().upload(data, b"before")
+        used = _virtual_bytes(server)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + 24 * MIB, resource.RLIM_INFINITY))
+        statuses = _many_at_once(server, 24)
+        assert set(statuses) <= {200, 201, 500, 503, 507}
+        server.kill()
+        server.start()
+        assert _many_at_once(server, 24) == [200] * 24
+        assert server.file("before").read_bytes() == data
+        assert not list((server.data / "files").rglob(".*"))
+
+
+def test_no_thread_left(tmp_path: Path) -> None:
+    """All threads the server works with are there from its start: none that fails to begin leaves half-done work."""
+    with serving(tmp_path) as server:
+        assert server.process is not None
+        before = _threads(server)
+        assert _many_at_once(server, 24) == [200] * 24
+        assert _threads(server) == before
+
+
+def _threads(server: ServerProcess) -> set[str]:
+    """The names of those that work for requests."""
+    assert server.process is not None
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    return {task.name for task in tasks.iterdir()}
+
+
+def _virtual_bytes(server: ServerProcess) -> int:
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmSize:")[2].split()[0]) * 1024
+
+
+def _many_at_once(server: ServerProcess, number: int) -> list[int]:
+    """What so many clients with a file each are answered; those whose connection dies are not among them."""
+    statuses: list[int] = []
+    guard = threading.Lock()
+
+    def one(which: int) -> None:
+        data = os.urandom(MIB)
+        with contextlib.suppress(OSError, AssertionError):
+            session = server.client().initiate(data, b"under-%d" % which)
+            reply = session.put(0, len(data)) if session.reply.status == 201 else session.reply
+            with guard:
+                statuses.append(reply.status)
+
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(one, range(number)))
+    return statuses
