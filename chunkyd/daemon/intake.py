@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
 from chunkyd.daemon.folders import Folders, is_file
@@ -58,7 +59,7 @@ class Intake:
         if found is None or source is None or is_file(source):
             return
         if self._homes.always_the_same(folder, found.path):
-            self._queue.source_gone(folder, path)
+            self._queue.source_gone(folder, path, below=not os.path.isdir(source) or os.path.islink(source))
         else:  # jobs of another root may be named alike: each is looked at by its own home
             self.scanned(folder)
 
@@ -69,7 +70,7 @@ class Intake:
             return
         # The root is looked at after the file: a disk pulled in between makes the first look worthless.
         if self._homes.at_home(job.folder, folder.path, job.created):
-            self._queue.source_gone(job.folder, job.path)
+            self._queue.source_gone(job.folder, job.path, below=False)  # a folder may stand in the file's place
 
     def root_missing(self, folder: str) -> None:
         """Hold the folder's jobs."""

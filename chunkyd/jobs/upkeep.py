@@ -35,8 +35,8 @@ _LOWER, _HIGHER = _ANOTHER_PRIORITY.format("priority < ?"), _ANOTHER_PRIORITY.fo
 class Upkeep(Core):
     """Called now and then by the daemon, and by the watcher's findings."""
 
-    def source_gone(self, folder: str, path: bytes) -> int:
-        """A file or a directory is no longer there: give up the jobs at this path and below; how many were.
+    def source_gone(self, folder: str, path: bytes, *, below: bool = True) -> int:
+        """A file or a directory is no longer there: give up the jobs at this path and `below`; how many were.
 
         Not those that workers have, which find out by themselves, nor those that have arrived.
         """
@@ -46,7 +46,7 @@ class Upkeep(Core):
             ("directory = ? AND name = ?", (directory, name)),
             ("directory = ?", (path,)),
             ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
-        ]
+        ][: None if below else 1]
         now = self._clock.wall()
         with self._tables.transaction():
             gone = {

@@ -148,6 +148,9 @@ def test_what_is_no_file_any_more_has_gone(tmp_path: Path, box: Path, kind: str,
         if kind == "folder":
             (box / "a").mkdir()
             (box / "a" / "b").write_bytes(b"b")
+            wait_until(
+                "what is in it is queued", lambda: any(j["path"] == "a/b" for j in daemon.jobs()), 20, daemon.text
+            )
         elif kind == "link":
             (box / "a").symlink_to(tmp_path / "elsewhere")
         else:
