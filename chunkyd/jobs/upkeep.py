@@ -46,7 +46,9 @@ class Upkeep(Core):
             ("directory = ? AND name = ?", (directory, name)),
             ("directory = ?", (path,)),
             ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
-        ][: None if below else 1]
+        ]
+        if not below:
+            del questions[1:]
         now = self._clock.wall()
         with self._tables.transaction():
             gone = {
