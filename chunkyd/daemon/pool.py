@@ -30,6 +30,7 @@ from chunkyd.errors import ChunkyError, EnvironmentFailure
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
+from chunkyd.protocol.batch import MAX_CONTENT_BYTES
 
 _LOG = logging.getLogger("chunkyd.daemon")
 _LONGEST_SLEEP = 15.0  # also the dispatcher's heartbeat, and how late a timetable's entry or a clock's step is noticed
@@ -64,6 +65,7 @@ class Pool:
         self.workers = workers  # replaced by a reload
         self._numbers = itertools.count()
         self._busy: set[str] = set()
+        self._at_work: set[int] = set()  # the first job of each worker
         self._unreleased: SimpleQueue[Job] = SimpleQueue()
         self._changed = threading.Event()
         self._stopping = threading.Event()
@@ -145,26 +147,45 @@ class Pool:
             self._claim()
 
     def _claim(self) -> None:
-        while len(self._live) < self.workers and not self._stopping.is_set():
+        while len(self._at_work) < self.workers and not self._stopping.is_set():
             job = self._queue.claim(self._run_id, self._folders.names())
             if job is None:
                 return
-            upload = LiveUpload(job)
-            self._live.add(upload)
-            self._begin("uploads", f"job-{job.id}", self._work, upload)
+            uploads = [LiveUpload(each) for each in (job, *self._companions(job))]
+            for upload in uploads:
+                self._live.add(upload)
+            self._at_work.add(job.id)
+            self._begin("uploads", f"job-{job.id}", self._work, uploads)
 
-    def _work(self, upload: LiveUpload) -> None:
+    def _companions(self, job: Job) -> list[Job]:
+        """Small files go together."""
+        if not self._runner.is_small(job):
+            return []
+        files, total = self._runner.room()
+        return self._queue.claim_with(job, jobs=files - 1, size=MAX_CONTENT_BYTES, total=total - job.bytes_total)
+
+    def _work(self, uploads: list[LiveUpload]) -> None:
+        first = uploads[0]
         try:
-            self._runner.run(upload)
+            if len(uploads) > 1:
+                self._runner.run_together(uploads)
+            else:
+                self._runner.run(first)
         except EnvironmentFailure as error:  # how it ended could not be written: claimed still, released later
-            _LOG.error("job %d: %s", upload.job.id, error)
-            self._unreleased.put(upload.job)
-        except Exception:  # noqa: BLE001 - a mistake of ours must not take the worker along, nor the job with it
-            _LOG.exception("job %d: unexpected", upload.job.id)
-            self._unreleased.put(upload.job)
+            _LOG.error("job %d: %s", first.job.id, error)
+            self._leave_unreleased(uploads)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not take the worker along, nor the jobs with it
+            _LOG.exception("job %d: unexpected", first.job.id)
+            self._leave_unreleased(uploads)
         finally:
-            self._live.remove(upload)
+            for upload in uploads:
+                self._live.remove(upload)
+            self._at_work.discard(first.job.id)
             self.wake()
+
+    def _leave_unreleased(self, uploads: list[LiveUpload]) -> None:
+        for upload in uploads:
+            self._unreleased.put(upload.job)
 
     def _release_the_unreleased(self) -> None:
         while not self._unreleased.empty():
@@ -235,7 +256,7 @@ class Pool:
             return _LONGEST_SLEEP  # its end wakes us
         if hold is not None:
             wait = hold.next_probe - self._clock.monotonic()
-        elif self._bandwidth.paused or len(self._live) >= self.workers:
+        elif self._bandwidth.paused or len(self._at_work) >= self.workers:
             return _LONGEST_SLEEP  # nothing can be begun, whatever is due; a worker's end wakes us
         else:
             due = self._queue.next_due()

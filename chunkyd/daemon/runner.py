@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
@@ -36,10 +36,12 @@ from chunkyd.files import Fingerprint, fingerprint, is_regular
 from chunkyd.jobs.job import Job, same_version
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
+from chunkyd.jobs.steps import Arrival
 from chunkyd.protocol.paths import readable
 from chunkyd.settings import Uploads
 from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.progress import Progress
+from chunkyd.upload.together import MOST_FILES, Small, Together
 from chunkyd.upload.uploader import Result, Uploader
 
 _LOG = logging.getLogger("chunkyd.daemon")
@@ -68,6 +70,7 @@ class Runner:
         self._limiter = limiter
         self._clock = clock
         self._told = told  # kind, job number, words: for whoever follows events
+        self._small = Together(connection.client, limiter)
         self.uploads = uploads  # replaced by a reload; uploads under way keep what they began with
 
     def run(self, live: LiveUpload) -> None:
@@ -80,6 +83,73 @@ class Runner:
         except ChunkyError as error:
             _LOG.info("job %d: %s", job.id, error)
             self._record(job, error)
+
+    def room(self) -> tuple[int, int]:
+        """How many small files go together, and of how many bytes, at the moment."""
+        return MOST_FILES, self._together().most_bytes
+
+    @staticmethod
+    def is_small(job: Job) -> bool:
+        """Whether the job may go together with others."""
+        return Together.takes(job.bytes_total) and job.session_id is None and job.arrived is None and not job.attempts
+
+    def run_together(self, lives: Sequence[LiveUpload]) -> None:
+        """Carry small files over in as few requests as it takes; what does not come out right is run by itself."""
+        try:
+            results = self._send_together(lives)
+        except Interrupted:
+            for live in lives:
+                self._queue.release(live.job)
+            return
+        sent = {live.job.id: result for live, result in zip(lives, results, strict=True) if result is not None}
+        arrivals = [
+            Arrival(live.job, result.file_hash, result.bytes_sent)
+            for live in lives
+            if (result := sent.get(live.job.id)) is not None
+        ]
+        arrived = self._queue.arrived_together(arrivals) if arrivals else []
+        for job in arrived:
+            self._told("arrived", job.id, _arrival(job, sent[job.id]))
+        self._finish_together([(job, sent[job.id].fingerprint) for job in arrived])
+        for live in lives:
+            if live.job.id not in sent:
+                self._run_after(live)
+
+    def _send_together(self, lives: Sequence[LiveUpload]) -> list[Result | None]:
+        files = []
+        for live in lives:
+            job = live.job
+            source = self._folders.source(job.folder, job.path)
+            if source is None:
+                raise Interrupted("its folder is no longer configured")
+            files.append(Small(source, published_path(job.folder, job.path), job.fingerprint))
+        return self._together().send(files, lambda: all(live.stop.is_set() for live in lives))
+
+    def _finish_together(self, arrived: Sequence[tuple[Job, Fingerprint]]) -> None:
+        done = []
+        for job, sent in arrived:
+            try:
+                if self._after(job, sent):
+                    done.append((job, sent))
+            except ChunkyError as error:
+                _LOG.info("job %d: %s", job.id, error)
+                self._record(job, error)
+        if done:
+            self._queue.done_together(done)
+
+    def _run_after(self, live: LiveUpload) -> None:
+        """By itself, unless there is no sense in it now: whatever holds the queue holds all of them."""
+        if live.stop.is_set() or self._queue.held() is not None:
+            self._queue.release(live.job)
+        else:
+            self.run(live)
+
+    def _together(self) -> Together:
+        """Over the client of now: a reload may put another in its place."""
+        client = self._connection.client
+        if self._small.client is not client:
+            self._small = Together(client, self._limiter)
+        return self._small
 
     def _upload(self, live: LiveUpload) -> Fingerprint:
         job = live.job
@@ -136,16 +206,21 @@ class Runner:
 
     def _finish(self, job: Job, sent: Fingerprint) -> None:
         """After `finishing` is recorded: the step after the upload, then `done`."""
+        if self._after(job, sent):
+            self._queue.done(job, sent)
+
+    def _after(self, job: Job, sent: Fingerprint) -> bool:
+        """The step after the upload; False where the job waits for its folder."""
         folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
         if folder is not None and source is not None:
             outcome = after_upload(source, job.path, job.id, sent, folder.after_upload)
             if outcome is Outcome.GONE and not self._homes.at_home(job.folder, folder.path, job.created):
                 self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)  # it may stand there under its hidden name
-                return
+                return False
             reached("daemon.after.done")
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(source))
-        self._queue.done(job, sent)
+        return True
 
     def _record(self, job: Job, error: ChunkyError) -> None:
         """The one transition that belongs to this end."""

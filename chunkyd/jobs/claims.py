@@ -8,7 +8,7 @@ remembers which, and is looked at again when that one ends: a blocked job costs 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -28,6 +28,15 @@ _FIRST = (
     " WHERE state = 'queued' AND user_paused = 0 AND blocked_by IS NULL AND folder = ?"
     " ORDER BY priority DESC, id LIMIT 1"
 )
+# A window over the ready ones: what is wanted is looked for among them, however many others stand before it.
+_LIKE = (
+    "SELECT id, directory, name, size FROM ("
+    "SELECT id, directory, name, size, session_id, arrived, attempts FROM jobs"
+    " WHERE state = 'queued' AND user_paused = 0 AND blocked_by IS NULL AND folder = ? AND priority = ?"
+    " ORDER BY id LIMIT ?"
+    ") WHERE size <= ? AND session_id IS NULL AND arrived IS NULL AND attempts = 0 ORDER BY id"
+)
+_WINDOW = 2000
 _RUNNING_ELSEWHERE = "SELECT id, folder, directory, name FROM jobs WHERE claimed_by IS NOT NULL"
 # "+id": an index for the order of numbers would have to look at every older job.
 _OLDER = (
@@ -61,6 +70,30 @@ class Recovered(msgspec.Struct, frozen=True):
     jobs: int
     resumable: int  # of them with a session under way
     arrived: int  # of them with only their finish left
+
+
+class _Busy:
+    """Paths of one folder that are worked on; asked in steps of a path's depth, not of their number."""
+
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        self._paths: set[bytes] = set()
+        self._above: set[bytes] = set()
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: bytes) -> None:
+        self._paths.add(path)
+        self._above.update(_above(path))
+
+    def is_in_the_way(self, path: bytes) -> bool:
+        """Whether the path itself, a folder above it or something below it is worked on."""
+        return path in self._paths or path in self._above or not self._paths.isdisjoint(_above(path))
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    while (slash := path.rfind(b"/")) > 0:
+        path = path[:slash]
+        yield path
 
 
 class Claims(Core):
@@ -97,6 +130,37 @@ class Claims(Core):
                 reached("jobs.claimed")
             if found is not None:
                 return self.job(found) if found else None
+
+    def claim_with(self, first: Job, *, jobs: int, size: int, total: int) -> list[Job]:
+        """More jobs for the worker that has just claimed `first`: of its folder and priority, never begun before.
+
+        At most `jobs` of them, none larger than `size` bytes, of `total` bytes together.
+        """
+        with self._tables.transaction():
+            taken = list(self._claim_with(first, jobs, size, total))
+        reached("jobs.claimed")
+        numbers = ", ".join(map(str, taken))
+        return self._jobs(f"WHERE id IN ({numbers}) ORDER BY id") if taken else []
+
+    def _claim_with(self, first: Job, most: int, size: int, total: int) -> Iterator[int]:
+        now, folder = self._clock.wall(), os.fsencode(first.folder)
+        if self._pauses(first.folder):
+            return
+        busy = _Busy(join(*row[2:]) for row in self._tables.rows(_RUNNING_ELSEWHERE) if row[1] == folder)
+        for job_id, directory, name, bytes_ in self._tables.rows(_LIKE, (folder, first.priority, _WINDOW, size)):
+            if not most or bytes_ > total:
+                return
+            path = join(directory, name)
+            if busy.is_in_the_way(path) or self._older_in_the_way(job_id, folder, directory, name):
+                continue  # claimed by itself, or blocked, when its turn comes
+            self._tables.execute(_CLAIM, (first.claimed_by, now, job_id))
+            busy.add(path)
+            most, total = most - 1, total - bytes_
+            yield job_id
+
+    def _pauses(self, folder: str) -> bool:
+        overlay = self.overlay()
+        return overlay.all_paused or folder in overlay.paused_folders or folder in overlay.missing
 
     def _claim(self, owner: str, folders: Collection[str]) -> int | None:
         """The number of the job that was claimed, 0 where none is ready, None where it is worth trying again."""

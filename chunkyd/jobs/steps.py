@@ -7,6 +7,8 @@ it and the user's wishes arrive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from chunkyd.checkpoints import reached
@@ -47,6 +49,14 @@ class Ending(msgspec.Struct, frozen=True):
     url: str
     session_id: str
     file_hash: str
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A job whose file is complete at the server; `bytes_sent` over the network since the claim."""
+
+    job: Job
+    file_hash: str
+    bytes_sent: int
 
 
 class Steps(Offers):
@@ -117,16 +127,42 @@ class Steps(Offers):
         reached("jobs.arrival.recorded")
         return stepped
 
+    def arrived_together(self, arrivals: Sequence[Arrival]) -> list[Job]:
+        """The server said complete, of many that had no session: one durable step; the jobs that took it."""
+        now = self._clock.wall()
+        with self._tables.transaction(durable=True):
+            taken = [arrival.job for arrival in arrivals if self._arrive(arrival, now)]
+        reached("jobs.arrival.recorded")
+        return taken
+
+    def _arrive(self, arrival: Arrival, now: float) -> bool:
+        job = arrival.job
+        changes: dict[str, object] = {
+            "file_hash": arrival.file_hash,
+            "bytes_done": job.bytes_total,
+            "bytes_sent": job.bytes_sent + arrival.bytes_sent,
+            "arrived": now,
+            "attempts": 0,
+            "probes": 0,
+        }
+        return self._current(job) is not None and self._step(job, State.FINISHING, changes)
+
     # The ends of a claim
 
     def done(self, job: Job, sent: Fingerprint) -> bool:
         """It has arrived and all that was to be done after is done; this version is known as sent."""
-        now = self._clock.wall()
+        return bool(self.done_together([(job, sent)]))
+
+    def done_together(self, jobs: Sequence[tuple[Job, Fingerprint]]) -> int:
+        """The same for many, with the version that was sent of each; how many were done."""
+        now, moved = self._clock.wall(), 0
         with self._tables.transaction():
-            current = self._current(job)
-            moved = self._leave(job, State.DONE, {"finished": now})
-            if current is not None and moved:
-                self._know(current, sent, now, sent=True)
+            for job, sent in jobs:
+                current = self._current(job)
+                left = self._leave(job, State.DONE, {"finished": now})
+                if current is not None and left:
+                    self._know(current, sent, now, sent=True)
+                moved += left
         reached("jobs.done")
         self.on_change()
         return moved

@@ -46,9 +46,7 @@ class Upkeep(Core):
             ("directory = ? AND name = ?", (directory, name)),
             ("directory = ?", (path,)),
             ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
-        ]
-        if not below:
-            del questions[1:]
+        ][: None if below else 1]
         now = self._clock.wall()
         with self._tables.transaction():
             gone = {

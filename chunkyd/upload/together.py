@@ -67,7 +67,7 @@ class Together:
     """Sends small files over one client, for any number of threads. `takes` says which, and how many at once."""
 
     def __init__(self, client: Client, limiter: Limiter | None = None) -> None:
-        self._client = client
+        self.client = client
         self._limiter = limiter
         self._most: int | None = None  # bytes the server takes in one request; None: not asked
         self._bytes = _FIRST_BYTES
@@ -124,7 +124,7 @@ class Together:
     def _room(self, switch: Switch) -> int | None:
         """The bytes the server takes in one request; None where it takes no batch."""
         if self._most is None:
-            limits = self._client.limits(switch)
+            limits = self.client.limits(switch)
             if EXTENSION in limits.extensions:
                 self._most = limits.max_chunk_bytes
         return self._most
@@ -143,7 +143,7 @@ class Together:
         body = Body(_Bytes(content), (0, len(content)), self._limiter, proceed, _ignore)
         began = time.monotonic()
         try:
-            outcomes = self._client.batch(body, digest, len(some), switch)
+            outcomes = self.client.batch(body, digest, len(some), switch)
         except NotChunky:
             self._most = None  # another server, or one that was set back: ask it anew
             raise
