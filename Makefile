@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
-TEST_PACKAGES := rsync systemd util-linux mount
+TEST_PACKAGES := rsync systemd util-linux mount openssl
 
-.PHONY: run test crash check clean packages
+.PHONY: run test network crash check clean packages
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -18,6 +18,10 @@ test: packages $(TEST_STAMP) check
 # Real processes die at every checkpoint (chunkyd/checkpoints.py); `make test` has a sample of it. docs/failure-model.md
 crash: $(TEST_STAMP)
 	$(BIN)/python -m pytest tests/faults/test_checkpoints.py tests/faults/test_crash_points.py -m "long or not long"
+
+# Every fault of the network and load, those too that need half a minute of silence.
+network: packages $(TEST_STAMP)
+	$(BIN)/python -m pytest $(wildcard tests/faults/test_network*.py) tests/faults/test_load.py -m "long or not long"
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .
