@@ -49,12 +49,17 @@ def old_enough_for_its_hash_to_serve_again(folder: Path, arming: str) -> None:
         stage.at_rest()
 
 
+def slow(stage: Stage) -> None:
+    """An upload that takes a second, so that it has a middle."""
+    stage.daemon.settings["uploads"]["bandwidth"] = "4MiB/s"
+    stage.daemon.write_config()
+
+
 @at("jobs.resumed")
 def in_the_middle(folder: Path, arming: str) -> None:
     """A second crash, while a session is being taken up again."""
     with Stage(folder) as stage:
-        stage.daemon.settings["uploads"]["bandwidth"] = "4MiB/s"  # else it is over before progress is looked at
-        stage.daemon.write_config()
+        slow(stage)
         stage.put("film.mov")
         stage.start_server()
         stage.daemon_dies("upload.chunk.stored:2", again=False)
@@ -171,12 +176,19 @@ def replaced_at_the_last_moment(folder: Path, arming: str) -> None:
 
 
 @at("jobs.released")
-def nobody_answers(folder: Path, arming: str) -> None:
-    """The server is away: the job goes back into the queue, and arrives when it is back."""
+def stopped_in_the_middle(folder: Path, arming: str) -> None:
+    """A crash while a clean stop puts the running job back into the queue: it is taken up all the same."""
     with Stage(folder) as stage:
-        stage.put("film.mov", 70_000)
-        stage.daemon_dies(arming)
+        slow(stage)
+        stage.put("film.mov")
+
+        def stop() -> None:
+            stage.daemon.wait_stopped()
+            os.kill(stage.daemon.pid, signal.SIGTERM)
+            stage.daemon.go_on()
+
         stage.start_server()
+        stage.daemon_dies(f"upload.chunk.sending:2=stop,{arming}", stop)
         stage.at_rest()
 
 
