@@ -105,7 +105,7 @@ def plan(seed: int, number: int, seconds: float) -> Round:
     chance = random.Random(f"{seed}/{number}")
     pace = chance.choice((1.0, 4.0, 10.0))  # acts a second
     acts = [_act(chance, chance.uniform(0, seconds)) for _ in range(int(pace * seconds))]
-    pause = chance.choice((1.0, 2.0, 4.0))  # seconds between two blows, on average
+    pause = chance.choice((0.7, 1.5, 3.0))  # seconds between two blows, on average
     return Round(
         seed=seed,
         number=number,
