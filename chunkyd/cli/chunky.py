@@ -12,7 +12,10 @@ from chunkyd.settings import parse_rate, parse_size
 
 
 def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    return _read(parse_size, text)
+    size = _read(parse_size, text)
+    if size == 0:
+        raise click.BadParameter("a chunk has a byte at least")
+    return size
 
 
 def _rate(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

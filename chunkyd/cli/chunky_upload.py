@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
@@ -11,6 +10,7 @@ import msgspec
 
 from chunkyd.cli.chunky_display import Display, display_for
 from chunkyd.cli.common import say
+from chunkyd.cli.interrupts import ignore_interrupts, take_interrupts
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, Interrupted, UsageError
 from chunkyd.log import configure
 from chunkyd.settings import Log, Remote, find_config, load_daemon, read_token
@@ -18,6 +18,8 @@ from chunkyd.upload import Client, Limiter, SqliteMemory, Uploader, install_leas
 from chunkyd.upload.many import Delivery, Outcome
 from chunkyd.upload.together import Together
 from chunkyd.upload.tree import Found, Skipped, gather
+
+_STOP_SECONDS = 10.0  # uploads stop within a second, unless the file's disk or network mount hangs
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +44,7 @@ def upload_files(wanted: Wanted, environ: Mapping[str, str]) -> int:
     """Send them; the exit code."""
     configure(Log(level="debug" if wanted.verbose else "warning", format="text"), "chunky")
     install_lease_handler()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    take_interrupts()
     remote, prefix = find_server(wanted, environ)
     gathered = gather(wanted.files, recursive=wanted.recursive, name=wanted.name, prefix=prefix)
     display = display_for(wanted, gathered)
@@ -54,6 +56,7 @@ def upload_files(wanted: Wanted, environ: Mapping[str, str]) -> int:
     client = Client(remote.url, token=token, ca_file=remote.ca_file, proxy=remote.proxy, allow_plain=remote.allow_plain)
     with display:
         interrupted = _send(found, wanted, client, display)
+    ignore_interrupts()
     code = _exit_code(display, interrupted)
     display.summary(code)
     return code
@@ -138,9 +141,10 @@ def _send(found: list[Found], wanted: Wanted, client: Client, display: Display) 
     try:
         delivery.run()
     except KeyboardInterrupt:
+        ignore_interrupts()
         delivery.stop()
         say("stopping …")
-        delivery.wait()
+        delivery.wait(_STOP_SECONDS)
         return True
     finally:
         for file in delivery.rest():

@@ -6,7 +6,9 @@ rest at once: five attempts for each of two thousand files help nobody.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -77,11 +79,12 @@ class Delivery:
         if self._fatal is not None:
             raise self._fatal
 
-    def wait(self) -> None:
-        """Return when the last one has ended."""
+    def wait(self, seconds: float = math.inf) -> None:
+        """Return when the last one has ended, or after so many seconds."""
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            while thread.is_alive():  # a join without an end could not be interrupted
-                thread.join(0.2)
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.2)  # without an end it could not be interrupted
 
     def stop(self) -> None:
         """End the files under way within a second, and begin no other."""

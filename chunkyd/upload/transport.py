@@ -269,7 +269,18 @@ def _checked_url(url: str, token: str | None, allow_plain: bool) -> str:
             f"the token would go to {printable(parts.netloc)} unencrypted",
             mend="Use https, or allow it with allow_plain where the network is trusted.",
         )
-    return url
+    return _with_ascii_host(url)
+
+
+def _with_ascii_host(url: str) -> str:
+    """The URL as it can be asked for: a host name that is not ASCII as IDNA writes it. ConfigError where it is none."""
+    prepared = requests.PreparedRequest()
+    try:
+        prepared.prepare_url(url, None)
+        (urlsplit(prepared.url or url).hostname or "").encode("idna")  # what the name's resolver is asked for
+    except (requests.RequestException, ValueError) as error:
+        raise ConfigError(f"{printable(url)} is not a URL of a server", mend="Check the host's name.") from error
+    return url if url.isascii() else str(prepared.url)
 
 
 def _is_loopback(parts: SplitResult) -> bool:

@@ -151,7 +151,12 @@ def test_times_of_far_years_arrive(server: Server, chunky, tmp_path: Path) -> No
         (["/etc/hostname", "--to", "http://127.0.0.1:1", "--limit", "fast"], 2),
         (["/etc/hostname", "--to", "http://127.0.0.1:1", "--chunk-size", "-5"], 2),
         (["/etc/hostname", "--to", "http://127.0.0.1:1/?a"], 2),
+        (["/etc/hostname", "--to", "http://127.0.0.1:1", "--chunk-size", "0"], 2),
         (["/etc/hostname", "--to", "nonsense"], 78),
+        (["/etc/hostname", "--to", "http://a b/"], 78),
+        (["/etc/hostname", "--to", "http://exa..mple/"], 78),
+        (["/etc/hostname", "--to", "http://" + "a" * 64], 78),
+        (["/etc/hostname", "--to", "http://[::1"], 2),
         (["/etc/hostname"], 78),
         (["/etc/hostname", "--config", "/nonexistent"], 78),
         (["/etc/hostname", "--to", "http://127.0.0.1:1", "--token-file", "/nonexistent"], 78),
@@ -186,7 +191,7 @@ def test_a_url_that_is_no_chunky_server_is_1_at_once(proxy: FaultProxy, chunky, 
     assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_is_3_and_the_same_command_goes_on(
     server: Server, proxy: FaultProxy, chunky, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -206,6 +211,36 @@ def test_interrupted_is_3_and_the_same_command_goes_on(
     (sent,) = json.loads(out)["files"]
     assert (code, sent["resumedFrom"], sent["bytesSent"]) == (0, 4 * MIB, 4 * MIB)
     assert sha256(server.files() / file.name) == sha256(file)
+
+
+def test_interrupted_twice_it_still_says_what_became_of_the_files(
+    server: Server, proxy: FaultProxy, chunky, tmp_path: Path
+) -> None:
+    """An impatient second and third Ctrl-C do not cut the document short."""
+    file = tmp_path / f"big-{tmp_path.name}"
+    file.write_bytes(os.urandom(4 * MIB))
+    proxy.plan = once("/uploadChunk", Stall(10), 2)
+    process = chunky(file, "--to", proxy.url, "--chunk-size", "1MiB", "--parallel", "1", "--json")
+    wait_until("the second chunk stalls", lambda: proxy.count("/uploadChunk") == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "stopping …\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = run(process)
+    assert (code, err) == (3, "")
+    assert [each["state"] for each in json.loads(out)["files"]] == ["interrupted"]
+
+
+def test_a_signal_that_is_ignored_stays_ignored(server: Server, proxy: FaultProxy, chunky, tmp_path: Path) -> None:
+    """Under nohup the end of the terminal does not end it."""
+    file = tmp_path / f"big-{tmp_path.name}"
+    file.write_bytes(os.urandom(4 * MIB))
+    proxy.plan = once("/uploadChunk", Stall(1), 2)
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    process = chunky(file, "--to", proxy.url, "--chunk-size", "1MiB", "--parallel", "1", preexec_fn=ignore)
+    wait_until("the second chunk stalls", lambda: proxy.count("/uploadChunk") == 2)
+    process.send_signal(signal.SIGHUP)
+    assert run(process)[0] == 0
 
 
 def test_killed_it_goes_on_with_at_most_the_chunks_in_flight_again(

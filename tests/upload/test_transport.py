@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -324,6 +325,10 @@ def test_nobody_there_is_a_network_error_in_plain_words() -> None:
         ("http://user:pass@host", None),
         ("http://host/?a=b", None),
         ("http://host:99999999", None),
+        ("http://a b", None),
+        ("http://exa..mple", None),
+        ("http://" + "a" * 64, None),
+        ("http://🎥.example", None),
         ("http://files.example.org", TOKEN),
         ("https://files.example.org", "with space"),
         ("https://files.example.org", "line\nbreak"),
@@ -433,3 +438,9 @@ def test_tls_with_a_ca_file_and_without(peer, source: Source, certificate: tuple
     thread.join(5)
     assert [type(error) for error in outcome] == [Interrupted]
     client.close()
+
+
+def test_a_host_that_is_not_ascii_is_asked_for_as_idna() -> None:
+    """`bücher` is a name people have; what goes to the resolver and into the Host header is its ASCII form."""
+    with contextlib.closing(Client("https://bücher.example/å/")) as client:
+        assert client.url == "https://xn--bcher-kva.example/%C3%A5"
