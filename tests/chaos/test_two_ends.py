@@ -1,0 +1,310 @@
+"""The client's machine against the server's session rules: requests and answers get lost, come twice and out of order,
+both sides crash between any two steps, sessions expire, the file changes, and two clients share one memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from chunkyd.catalog.base import SessionState
+from chunkyd.errors import NetworkError, Problem
+from chunkyd.protocol.ranges import RangeSet
+from chunkyd.server.session import LiveSession
+from chunkyd.upload.machine import AskStatus, Event, Failed, Initiate, Known, Refused, Request, Send, Stored
+from tests.chaos.model_client import RULES, TOTAL, ModelClient, SharedMemory
+from tests.chaos.model_server import MAX_CHUNK, ModelServer, Work
+
+LONG = os.environ.get("CHUNKYD_LONG_TESTS") == "1"
+
+
+def content(version: int) -> bytes:
+    """The bytes of a version."""
+    return random.Random(version).randbytes(TOTAL)
+
+
+@dataclasses.dataclass(eq=False)
+class Wire:
+    """A request on its way to the server, or (with its answer) back."""
+
+    client: ModelClient
+    life: int
+    request: Request
+    session_id: str
+    version: int
+    answer: Event | None = None
+    opened: str | None = None
+
+
+class TwoEnds(RuleBasedStateMachine):
+    """Everything that may happen between two clients and a server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.version = 1
+        self.server = ModelServer()
+        memory = SharedMemory()
+        chance = random.Random(1)
+        self.clients = [ModelClient(number, memory, chance.random) for number in (1, 2)]
+        self.memory = memory
+        self.going: list[Wire] = []
+        self.coming: list[Wire] = []
+        self.bodies: dict[int, tuple[Work, Wire | None]] = {}
+        self.seen: dict[str, RangeSet] = {}
+        self.received = 0  # bytes of chunks whose head was accepted
+        self.stored = 0
+        self.interruptions = 0
+
+    # The clients
+
+    @rule(data=st.data())
+    def a_client_goes_on(self, data: st.DataObject) -> None:
+        """It takes the file up, or asks for what it wants next."""
+        client = data.draw(st.sampled_from(self.clients))
+        if client.machine is None:
+            client.begin(self.version)
+        for request in client.requests(self.now):
+            session_id = client.sessions.get(request.session, "")
+            self.going.append(Wire(client, client.life, request, session_id, client.version))
+
+    @rule(which=st.integers(0, 1))
+    def a_client_crashes(self, which: int) -> None:
+        """What it has sent may still arrive."""
+        self.clients[which].leave()
+        self.interruptions += 1
+
+    @rule()
+    def the_file_changes(self) -> None:
+        """Another version; both clients notice before they send anything more."""
+        self.version += 1
+        self.interruptions += 1
+        for client in self.clients:
+            client.leave()
+
+    @precondition(lambda self: self.memory.endings)
+    @rule(data=st.data(), lost=st.booleans())
+    def a_session_is_ended(self, data: st.DataObject, lost: bool) -> None:
+        """Until the server says that it is gone; its answer may be lost."""
+        session_id = data.draw(st.sampled_from(sorted(self.memory.endings)))
+        try:
+            self.server.end(session_id, self.now)
+        except Problem as found:
+            assert found.name in ("invalid-session-id", "session-expired")
+        self.seen.pop(session_id, None)
+        self.interruptions += 1  # another client may be sending to it
+        if not lost:
+            self.memory.endings.discard(session_id)
+
+    # The network
+
+    @precondition(lambda self: self.going)
+    @rule(data=st.data(), fate=st.sampled_from(["arrives"] * 4 + ["lost", "twice"]))
+    def a_request_travels(self, data: st.DataObject, fate: str) -> None:
+        """In any order."""
+        wire = data.draw(st.sampled_from(self.going))
+        if fate == "lost":
+            self.going.remove(wire)
+            self._lose(wire)
+        elif fate == "twice":
+            self.interruptions += 1
+            self._serve(wire, heard=False)
+        else:
+            self.going.remove(wire)
+            self._serve(wire, heard=True)
+
+    @precondition(lambda self: self.coming)
+    @rule(data=st.data(), lost=st.sampled_from([False, False, False, True]))
+    def an_answer_travels(self, data: st.DataObject, lost: bool) -> None:
+        """In any order."""
+        wire = data.draw(st.sampled_from(self.coming))
+        self.coming.remove(wire)
+        if lost:
+            self._lose(wire)
+        else:
+            self._hear(wire)
+
+    def _lose(self, wire: Wire) -> None:
+        self.interruptions += 1
+        wire.answer, wire.opened = Failed(wire.request, NetworkError("no answer")), None
+        self._hear(wire)
+
+    def _hear(self, wire: Wire) -> None:
+        client = wire.client
+        if wire.life != client.life or client.machine is None:
+            return
+        assert wire.answer is not None
+        if wire.opened is not None and not client.opened(wire.request, wire.opened):
+            self.going.append(
+                Wire(client, wire.life, wire.request, client.sessions[wire.request.session], wire.version)
+            )
+            return
+        client.machine.handle(wire.answer, self.now)
+        client.after(self.now)
+
+    # The server
+
+    def _serve(self, wire: Wire, *, heard: bool) -> None:
+        reply = dataclasses.replace(wire)
+        request = wire.request
+        try:
+            if isinstance(request, Send):
+                start, stop = request.chunk
+                body = content(wire.version)[start:stop]
+                work = self.server.admit(wire.session_id, request.chunk, body, self.now)
+                if work is not None:
+                    self.received += stop - start
+                    self.bodies[id(work)] = (work, reply if heard else None)
+                    return
+                reply.answer = Stored(request, self.server.find(wire.session_id, self.now).status(), 1.0)
+            elif isinstance(request, AskStatus) or wire.session_id:
+                session = self.server.find(wire.session_id, self.now)
+                reply.answer = self._known(request, session)
+            else:
+                key = repr((wire.version, request.session, wire.client.number)).encode()
+                session = self.server.initiate(content(wire.version), key, self.now)
+                reply.opened = session.session_id
+                reply.answer = self._known(request, session)
+        except Problem as found:
+            reply.answer = Refused(request, found)
+        if heard:
+            self.coming.append(reply)
+
+    def _known(self, request: Request, session: LiveSession) -> Known:
+        limits = (MAX_CHUNK, 9) if isinstance(request, Initiate) else (None, None)
+        return Known(request, session.status(), tuple(session.missing()), *limits)
+
+    @precondition(lambda self: self.bodies)
+    @rule(data=st.data(), outcome=st.sampled_from(["whole"] * 4 + ["cut", "corrupt"]))
+    def a_body_ends(self, data: st.DataObject, outcome: str) -> None:
+        """Whole and stored, or refused; others may have begun meanwhile."""
+        self._end_body(data.draw(st.sampled_from(list(self.bodies))), outcome)
+
+    def _end_body(self, number: int, outcome: str) -> None:
+        work, reply = self.bodies.pop(number)
+        self.interruptions += outcome != "whole"
+        try:
+            self.server.finish(work, outcome, self.now)
+            self.stored += sum(last - first for first, last in work.claim.writes)
+            answer: Event | None = Stored(reply.request, work.session.status(), 1.0) if reply else None  # type: ignore[arg-type]
+        except Problem as found:
+            answer = Refused(reply.request, found) if reply else None
+        if reply is not None:
+            reply.answer = answer
+            self.coming.append(reply)
+
+    @rule()
+    def the_server_verifies(self) -> None:
+        """What is all there is published, or refused for good."""
+        self.server.verify()
+
+    @rule(written=st.integers(0, MAX_CHUNK))
+    def the_server_crashes(self, written: int) -> None:
+        """Bodies under way are torn; requests that wait for an answer never get one."""
+        self.server.crash(written)
+        for _, reply in self.bodies.values():
+            if reply is not None:
+                self._lose(reply)
+        self.bodies.clear()
+        self.interruptions += 1
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 30.0, 150.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Backoffs end, sessions expire."""
+        self.now += seconds
+
+    # What must hold at every moment
+
+    @invariant()
+    def published_versions_existed(self) -> None:
+        """What is published is, byte for byte, one version."""
+        versions = [content(version) for version in range(1, self.version + 1)]
+        assert all(each in versions for each in self.server.published)
+
+    @invariant()
+    def stored_stays_stored(self) -> None:
+        """No range of a living session is ever taken back; memory and catalog agree; the bytes are the right ones."""
+        for session_id, session in self.server.live.items():
+            stored = RangeSet(self.server.catalog.stored(session_id))
+            assert stored == session.stored
+            before = self.seen.get(session_id, RangeSet())
+            assert all(stored.covers(*each) for each in before)
+            self.seen[session_id] = stored.copy()
+            there = self.server.content(session)
+            right = [content(version) for version in range(1, self.version + 1)]
+            assert any(all(there[a:b] == each[a:b] for a, b in stored) for each in right)
+
+    @invariant()
+    def nobody_writes_the_same_bytes(self) -> None:
+        """Chunks in progress are disjoint in what they write, and write nothing that is stored."""
+        for session_id, session in self.server.live.items():
+            writes = [each for work in self.server.work if work.session is session for each in work.claim.writes]
+            assert RangeSet(writes).total == sum(stop - start for start, stop in writes), session_id
+            assert not any(session.stored.overlaps(*each) for each in writes)
+
+    @invariant()
+    def complete_is_published(self) -> None:
+        """A client that believes in completion is right."""
+        for client in self.clients:
+            for version in client.completed:
+                assert content(version) in self.server.published
+
+    @invariant()
+    def little_is_sent_twice(self) -> None:
+        """An interruption costs at most what was on its way."""
+        on_its_way = len(self.clients) * RULES.parallel_chunks * MAX_CHUNK
+        assert self.received <= self.stored + (self.interruptions + 1) * on_its_way
+
+    def teardown(self) -> None:
+        """However it stands: left alone, both clients complete the last version, and nothing is left behind."""
+        for _ in range(600):
+            if all(self.version in client.completed for client in self.clients) and not self.memory.endings:
+                break
+            self._calm_turn()
+        else:
+            raise AssertionError("never at rest")
+        assert self.server.published[-1] == content(self.version)
+        left = [record for record in self.server.catalog.sessions() if self.server.catalog.stored(record.session_id)]
+        assert not left, "a session with stored chunks was known to its client, and so was ended"
+        assert not [each for each in left if each.state is SessionState.DEAD]
+
+    def _calm_turn(self) -> None:
+        for client in self.clients:
+            if client.machine is None and self.version not in client.completed:
+                client.begin(self.version)
+            if client.machine is not None:
+                self.now = max(self.now, min(client.machine.wake_at() or self.now, self.now + 5.0))
+                for request in client.requests(self.now):
+                    session_id = client.sessions.get(request.session, "")
+                    self.going.append(Wire(client, client.life, request, session_id, client.version))
+        while self.going:
+            self._serve(self.going.pop(0), heard=True)
+        for number in list(self.bodies):
+            self._end_body(number, "whole")
+        self.server.verify()
+        while self.coming:
+            self._hear(self.coming.pop(0))
+        for session_id in sorted(self.memory.endings):
+            if session_id not in self.memory.sessions.values():
+                try:
+                    self.server.end(session_id, self.now)
+                except Problem as found:
+                    assert found.status in (404, 410)
+                self.seen.pop(session_id, None)
+                self.memory.endings.discard(session_id)
+        self.stored_stays_stored()
+
+
+TestTwoEnds = TwoEnds.TestCase
+TestTwoEnds.settings = settings(
+    max_examples=5000 if LONG else 120,
+    stateful_step_count=100 if LONG else 50,
+    deadline=None,
+    derandomize=not LONG,
+    suppress_health_check=list(HealthCheck),
+)
