@@ -25,7 +25,14 @@ from chunkyd.errors import ChunkyError, StateError, StorageFull
 Row = tuple[Any, ...]  # as SQLite returns it; leaves this package only as a struct
 
 _BUSY_SECONDS = 30
-_PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "journal_size_limit": 64 << 20, "temp_store": "memory"}
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "normal",
+    "journal_size_limit": 64 << 20,
+    "temp_store": "memory",
+    # A megabyte of log: four, as SQLite has it, could be the last ones of a small disk: it is never brought home.
+    "wal_autocheckpoint": 256,
+}
 
 
 class JobRow(peewee.Model):
@@ -125,7 +132,7 @@ class Tables:
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
         """All or nothing; with `durable` a power cut does not take it back."""
-        with self._turn, translated(self.path):
+        with self._turn, self._making_room(), translated(self.path):
             connection = self.connection()
             if connection.durable is not durable:
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -134,6 +141,16 @@ class Tables:
                 yield
                 reached("jobs.committing")
             reached("jobs.committed")
+
+    @contextlib.contextmanager
+    def _making_room(self) -> Iterator[None]:
+        """Where the disk is full, bring the log home: it may hold what there is of room, and each page many times."""
+        try:
+            yield
+        except StorageFull:
+            with contextlib.suppress(sqlite3.Error, peewee.PeeweeException):
+                self.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            raise
 
     def rows(self, question: str, values: Iterable[object] = ()) -> list[Row]:
         """All rows of the answer."""

@@ -216,7 +216,7 @@ def test_second_instance(tmp_path: Path, box: Path) -> None:
 def test_state_folder_full(tmp_path: Path, box: Path, small_disk: Callable[[str], Path]) -> None:
     """No room for the job table: said in status, nothing is lost, and all arrives by itself when there is room."""
     server = Server(tmp_path)
-    disk = small_disk("16m")
+    disk = small_disk("2m")
     daemon = Daemon(tmp_path, server.url, [{"path": str(box)}], state_dir=str(disk / "state"))
     with running(server, daemon):
         (box / "first").write_bytes(b"1")
@@ -304,7 +304,8 @@ def test_reload(tmp_path: Path, box: Path) -> None:
         daemon.write_config()
         for _ in range(10):
             assert command("reload")[0] == 0
-        wait_until("no thread is left over", lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) <= threads + 4, 10)
+        # Three workers, two for what is done beside them, and the one that looks after requests may have begun since.
+        wait_until("no thread is left over", lambda: len(os.listdir(f"/proc/{daemon.pid}/task")) <= threads + 6, 10)
         no_trace(daemon)
 
 
