@@ -19,7 +19,8 @@ from tests.upload.faultproxy import Break, Fault, FaultProxy, Rewrite, Seen
 
 KIB = 1024
 CHUNK = 256 * KIB
-SIZE = 2 * CHUNK + 1000  # three chunks
+CHUNKS = 6
+SIZE = (CHUNKS - 1) * CHUNK + 1000  # too big to go together with others
 PARALLEL = 2
 PATHS = {
     "initiate": "/initiateUploadSession",
@@ -148,9 +149,9 @@ class Storm:
 
 
 def _content(number: int) -> bytes:
-    """Of three chunks, no two files alike."""
+    """No two files alike."""
     block = hashlib.sha256(b"%d" % number).digest() * (CHUNK // 32)
-    return (block * 3)[:SIZE]
+    return (block * CHUNKS)[:SIZE]
 
 
 def status_prelude() -> At:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.faults.storm import At, Script, Storm, status_prelude
+from tests.faults.storm import CHUNKS, At, Script, Storm, status_prelude
 from tests.upload.netfaults import Answer, Corrupt, Fault, Rewrite, Swallow, Twice, flipped
 
 STEPS = ("initiate", "chunk", "status", "end")
@@ -83,7 +83,7 @@ def test_an_answer_like_no_other(storm: Storm, name: str) -> None:
     step, _, kind = name.partition("-")
     if kind in DRESSED:
         assert case.counts["initiate"] == 1
-        assert step == "status" or case.counts["chunk"] == 3
+        assert step == "status" or case.counts["chunk"] == CHUNKS
     elif step == "initiate":
         assert case.counts["initiate"] == 2
 

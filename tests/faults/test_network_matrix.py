@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from tests.faults.storm import At, Script, Storm, status_prelude, verify_prelude
+from tests.faults.storm import CHUNKS, At, Script, Storm, status_prelude, verify_prelude
 from tests.upload.netfaults import Break
 
 Where = Literal["head", "body", "work", "answer", "idle"]
@@ -25,7 +25,7 @@ def script(step: str, where: Where, how: Literal["reset", "close", "silence"]) -
         case "verify wait":
             return (verify_prelude(), At("status", fault))
         case "last chunk":
-            return (At("chunk", fault, 3),)
+            return (At("chunk", fault, CHUNKS),)
     return (At(step, fault),)
 
 

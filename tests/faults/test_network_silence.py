@@ -27,7 +27,7 @@ SILENT = scripts(("silence",))
 @pytest.fixture(scope="module")
 def silent(tmp_path_factory: pytest.TempPathFactory) -> Storm:
     """Every connection whose other end is dead without a word, at once: each is given up after 30 s."""
-    return Storm(tmp_path_factory.mktemp("silent"), SILENT).rage(150)
+    return Storm(tmp_path_factory.mktemp("silent"), SILENT).rage(90)
 
 
 @pytest.mark.parametrize("name", SILENT)
