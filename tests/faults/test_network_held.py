@@ -220,6 +220,7 @@ def test_no_tls_on_the_tls_port(secure: Field, greeting: str) -> None:
     secure.trouble(begin, end, *words)
 
 
+@pytest.mark.long
 def test_chunky_says_the_same(field: Field, tmp_path: Path) -> None:
     """`chunky upload` ends with 69 and the reason in one sentence; the same command again finishes."""
     path = tmp_path / "file"

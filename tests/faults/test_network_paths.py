@@ -75,6 +75,7 @@ def test_a_refusal_in_the_middle_of_a_long_body_over_a_far_link(tmp_path: Path) 
     assert far.up < 12 * MIB
 
 
+@pytest.mark.long
 def test_a_file_over_a_far_slow_link(tmp_path: Path) -> None:
     """50 ms away, 2 MiB/s, cut every now and then in the middle: it arrives, and little is sent twice."""
     server = Server(tmp_path)
@@ -118,7 +119,10 @@ def test_a_configured_proxy(tmp_path: Path, scheme: str) -> None:
 # TLS, to the byte
 
 
-@pytest.mark.parametrize("after", [1, 100, 300, 600, 1500, 100_000, 700_001])
+IN_HEAD_OR_HANDSHAKE = [pytest.param(after, marks=pytest.mark.long) for after in (1, 100, 600, 1500, 100_000)]
+
+
+@pytest.mark.parametrize("after", [300, 700_001, *IN_HEAD_OR_HANDSHAKE])
 def test_tls_cut_in_the_middle_of_a_record(tmp_path: Path, after: int) -> None:
     """In the handshake, in a head, in a chunk: the connection ends in the middle of a record, and it goes on."""
     authority = Authority(tmp_path / "authority")
@@ -182,7 +186,7 @@ def with_token(folder: Path) -> tuple[Server, dict[str, object]]:
     return server, {"token_file": str(token), "allow_plain": True}
 
 
-@pytest.mark.parametrize("resolver", ["nobody", "silent"])
+@pytest.mark.parametrize("resolver", ["nobody", pytest.param("silent", marks=pytest.mark.long)])
 def test_a_name_that_cannot_be_found_and_then_can(tmp_path: Path, resolver: str) -> None:
     """No name server, or one that never answers: held, and said; once the name is there, it arrives by itself."""
     needs_root()
