@@ -164,6 +164,11 @@ def from_document(status: int, body: bytes, retry_after: float | None = None) ->
     return _build(kind, document.detail, status, retry_after, members)
 
 
+def reworded(found: Problem, detail: str) -> Problem:
+    """The same problem with another detail."""
+    return _build(TABLE[found.name], detail, found.status, found.retry_after, found.members)
+
+
 def _has_status(kind: ProblemKind, status: int) -> bool:
     return status == kind.status or (kind.name == "malformed-request" and status == LENGTH_REQUIRED)
 

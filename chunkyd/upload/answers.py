@@ -14,11 +14,12 @@ import msgspec
 from chunkyd.errors import ChunkyError, NetworkError, NotChunky
 from chunkyd.protocol.batch import Outcome, decode_outcome
 from chunkyd.protocol.messages import Reply, SessionReply, StatusReply, decode_reply, parse_retry_after
-from chunkyd.protocol.problems import from_document, problem
+from chunkyd.protocol.problems import from_document, problem, reworded
 from chunkyd.protocol.ranges import Range, from_wire
 
 _NOT_CHUNKY = frozenset({401, 403, 404, 405})
 _TOO_LARGE = 413
+_MOST_TEXT = 300  # characters of somebody else's text
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ def failure(answer: Answer) -> ChunkyError:
     retry_after = retry_after_of(answer)
     found = from_document(answer.status, answer.body, retry_after) if 400 <= answer.status < 600 else None
     if found is not None:
-        return found
+        return reworded(found, printable(found.detail))  # it goes to terminals, into logs and the job table
     if 300 <= answer.status < 400:
         target = printable(answer.headers.get("location", ""))
         return NotChunky(
@@ -107,4 +108,4 @@ def outcomes(answer: Answer, files: int) -> list[Outcome]:
 
 def printable(text: str) -> str:
     """Foreign text for an error message: short, and without control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
+    return "".join(character if character.isprintable() else "?" for character in text[:_MOST_TEXT])

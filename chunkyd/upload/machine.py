@@ -26,6 +26,8 @@ _POLL_FIRST = 0.05  # seconds between two looks at a file that is being verified
 _POLL_MOST = 2.0  # … to this
 _BUSY_SECONDS = 1.0  # how long a chunk in progress elsewhere is left alone where the server names no time, …
 _BUSY_MOST = 5.0  # … growing to this while nothing is stored: a dead client's chunk is held for half a minute
+_TAKEN_BACK = "the server lists as missing what it had said was stored"
+_NEVER_DONE = "the server lists nothing as missing, and says that the file is incomplete"
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -214,12 +216,13 @@ class Machine:
         self._missing = RangeSet(event.missing)
         for start, stop in self._stored_since_ask:
             self._missing.remove(start, stop)
+        self._ask |= not self._missing  # nothing to send, and yet incomplete: only another answer helps
         if self._missing.total < self._lowest:
             self._progress()
-        elif self._missing.total > believed or not self._missing:
-            taken_back = NetworkError("the server lists as missing what it had said was stored")
-            self._ask = not self._missing
-            self._failed(event.request, taken_back, None, now)
+        elif self._missing.total > believed:
+            self._failed(event.request, NetworkError(_TAKEN_BACK), None, now)
+        elif not self._missing:
+            self._failed(event.request, NetworkError(_NEVER_DONE), None, now)
 
     def _stored(self, event: Stored, now: float) -> None:
         start, stop = event.request.chunk

@@ -49,6 +49,16 @@ def test_a_bare_413_is_chunk_too_large() -> None:
     assert found.name == "chunk-too-large"
 
 
+@pytest.mark.parametrize("detail", ["\x1b]0;owned\x07", "two\nlines", "\u202egpj", "\x9b31m", "x" * 1_000_000])
+def test_a_detail_is_foreign_text(detail: str) -> None:
+    """What a server says can neither steer a terminal, nor forge a line of a log, nor fill the job table."""
+    sent = problem("forbidden", detail)
+    found = failure(answer(sent.status, to_document(sent)))
+    assert isinstance(found, Problem)
+    assert str(found).isprintable()
+    assert len(str(found)) < 1000
+
+
 @pytest.mark.parametrize("name", ["unauthorized", "storage-full", "session-expired", "internal", "chunk-too-large"])
 def test_a_problem_is_read_with_its_table_row_and_retry_after(name: str) -> None:
     """The server's problem arrives as it was raised."""

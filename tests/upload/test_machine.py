@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -39,6 +40,34 @@ def test_a_resumed_upload_asks_first_and_sends_only_what_is_missing() -> None:
     assert isinstance(request, AskStatus)
     machine.handle(Known(request, "incomplete", ((10, 20), (90, 100))), 0)
     assert [each.chunk for each in machine.requests(0)] == [(10, 20), (90, 100)]
+
+
+@pytest.mark.parametrize("total", [0, 100])
+@pytest.mark.parametrize("resuming", [False, True])
+def test_nothing_missing_and_never_complete_is_given_up(total: int, resuming: bool) -> None:
+    """A server that lists nothing as missing, and says incomplete all the same, is asked five times more at most."""
+    machine = Machine(total, Rules(), lambda: 0.5, resuming=resuming)
+    asked = 0
+    for now in range(0, 10000, 1000):
+        for request in machine.requests(now):
+            asked += 1
+            machine.handle(Known(request, "incomplete", ()), now)
+    assert asked == 6
+    assert isinstance(machine.failure, Unreachable)
+    assert "lists nothing as missing" in str(machine.failure)
+
+
+def test_nothing_missing_any_more_is_asked_after() -> None:
+    """The last missing chunk is stored while the status that still listed it is on its way: the next answer says it."""
+    machine = opened(100, rules=Rules(parallel_chunks=1, chunk_size=50))
+    (first,) = machine.requests(0)
+    machine.handle(Failed(first, network_error()), 0)
+    (ask,) = machine.requests(1000)
+    machine.handle(Known(ask, "incomplete", ()), 1000)
+    (again,) = machine.requests(1000)
+    assert isinstance(again, AskStatus)
+    machine.handle(Known(again, "complete", ()), 1000)
+    assert machine.phase is Phase.COMPLETE
 
 
 def test_chunks_are_parallel_and_disjoint() -> None:
