@@ -46,12 +46,12 @@ class Upkeep(Core):
             ("directory = ? AND name = ?", (directory, name)),
             ("directory = ?", (path,)),
             ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
-        ][: None if below else 1]
+        ]
         now = self._clock.wall()
         with self._tables.transaction():
             gone = {
                 row[0]
-                for question, values in (questions if path else [("1", ())])
+                for question, values in (questions[: None if below else 1] if path else [("1", ())])
                 for row in self._tables.rows(
                     f"SELECT id FROM jobs WHERE folder = ? AND {question} AND {_STILL}",  # noqa: S608  # our own words
                     (place, *values),
