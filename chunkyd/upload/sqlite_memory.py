@@ -20,6 +20,7 @@ from chunkyd.files import (
     absolute,
     fingerprint_columns,
     fingerprint_of_columns,
+    is_regular,
     make_durable_folder,
 )
 from chunkyd.protocol.messages import Bytes, SessionId
@@ -67,7 +68,12 @@ def default_path() -> str:
     """Where the library keeps its memory: one file in the user's state folder."""
     import platformdirs
 
-    return os.path.join(platformdirs.user_state_dir("chunkyd"), "uploads.sqlite3")
+    try:
+        return os.path.join(platformdirs.user_state_dir("chunkyd"), "uploads.sqlite3")
+    except RuntimeError as error:  # a user without a home, as containers have them
+        raise StateError(
+            "this user has no home folder to remember uploads in", mend="Set HOME, or name a file (--state)."
+        ) from error
 
 
 class SqliteMemory:
@@ -78,6 +84,7 @@ class SqliteMemory:
         self._lock = threading.Lock()
         with _translated(self.path):
             make_durable_folder(os.path.dirname(self.path))
+            _require_file(self.path)
             # one connection for all threads, behind our own lock; transactions are begun by hand
             self._database = sqlite3.connect(
                 self.path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
@@ -91,8 +98,9 @@ class SqliteMemory:
 
     def _prepare(self) -> None:
         with _translated(self.path):
-            os.chmod(self.path, 0o600)  # session IDs are keys
             self._begin_log()
+            if os.stat(self.path).st_mode & 0o077:  # only now it is known to be a database
+                os.chmod(self.path, 0o600)
             self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -200,6 +208,18 @@ class SqliteMemory:
         """The server says that this session is gone."""
         with self._transaction() as database:
             database.execute(_ENDED, (url, session_id))
+
+
+def _require_file(path: str) -> None:
+    """Begin the file, for its owner only, since session IDs are keys; one that is there must be one.
+
+    It is not opened to look: closing it again would take the locks away that this process may have on it elsewhere.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not is_regular(os.stat(path)):
+            raise StateError(f"{path} is not a regular file", mend="Name another one.") from None
 
 
 def _give_up(database: sqlite3.Connection, key: UploadKey, session_id: str | None) -> None:

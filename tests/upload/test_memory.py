@@ -166,6 +166,35 @@ def test_a_damaged_row_is_said(memory: SqliteMemory, damage: str) -> None:
         memory.remember(KEY, session(2))
 
 
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_only_a_regular_file_is_a_memory(tmp_path: Path, kind: str) -> None:
+    """Anything else is refused and left as it is: /dev/null keeps its mode, which every program relies on."""
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir(0o755)
+    elif kind == "fifo":
+        os.mkfifo(path, 0o644)
+    else:
+        path.symlink_to("/dev/null")
+    before = path.stat()
+    with pytest.raises(StateError, match="not a regular file"):
+        SqliteMemory(str(path))
+    assert path.stat().st_mode == before.st_mode
+
+
+def test_only_its_owner_reads_it_and_what_is_none_keeps_its_mode(tmp_path: Path) -> None:
+    """The file of the memory is 0600, also one that was not; somebody's other file is not touched."""
+    (tmp_path / "noise").write_bytes(os.urandom(9000))
+    (tmp_path / "noise").chmod(0o644)
+    with pytest.raises(StateError):
+        SqliteMemory(str(tmp_path / "noise"))
+    assert (tmp_path / "noise").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "empty").touch(0o644)
+    for name in ("empty", "new"):
+        SqliteMemory(str(tmp_path / name)).close()
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """What a later version wrote is not touched."""
     path = tmp_path / "uploads.sqlite3"
