@@ -54,8 +54,8 @@ def fingerprint_columns(found: Fingerprint) -> tuple[Column, ...]:
     they are where a column is INTEGER; as text it would become a rounded float.
     """
     return (
-        _signed(found.device),
-        _signed(found.inode),
+        signed(found.device),
+        signed(found.inode),
         found.size,
         _fitting(found.mtime_ns),
         _fitting(found.ctime_ns),
@@ -68,7 +68,7 @@ def fingerprint_of_columns(columns: Sequence[Column]) -> Fingerprint:
     return Fingerprint(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns)
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """Device and inode numbers use 64 bits at most; they stay integers, so that a database can compare them."""
     return number - 2**64 if number >= 2**63 else number
 

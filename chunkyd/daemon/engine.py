@@ -27,6 +27,7 @@ from chunkyd.daemon.pool import Pool
 from chunkyd.daemon.probe import Probe
 from chunkyd.daemon.runner import Runner
 from chunkyd.daemon.views import job_view
+from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.errors import ChunkyError
 from chunkyd.jobs.opening import broken_tables, open_tables
 from chunkyd.jobs.queue import Queue
@@ -60,15 +61,17 @@ class Engine:
         self.bandwidth = Bandwidth(settings.uploads.bandwidth, self._limiter, clock)
         self.connection = Connection(settings.server, environ, clock)
         self._probe = Probe(self.queue, self.connection)
-        homes = Homes(settings.state_dir, clock)
+        homes = Homes(settings.state_dir, self.queue.last_number)
+        whereabouts = Whereabouts(self.queue, self.folders, homes, clock)
         self._runner = Runner(
-            self.queue, self.folders, homes, self.connection, self._limiter, settings.uploads, clock, self._told
+            self.queue, self.folders, whereabouts, self.connection, self._limiter, settings.uploads, clock, self._told
         )
         self.pool = Pool(
             self.queue,
             self.folders,
             self._runner,
             self._probe,
+            whereabouts,
             self.bandwidth,
             self.live,
             clock,
@@ -76,7 +79,7 @@ class Engine:
             settings.uploads.workers,
         )
         self.queue.on_change = self.pool.wake
-        self._intake = Intake(self.queue, self.folders, homes)
+        self._intake = Intake(self.queue, self.folders, homes, whereabouts)
         self.watcher = Watcher(self.folders.watched(), self._intake, self._intake, clock)
         self.backend = DaemonBackend(self)
         self._control = ControlServer(settings.control.socket, settings.control.group, self.backend, clock)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from chunkyd.daemon.folders import Folders, is_file
 from chunkyd.daemon.homes import Homes
+from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Change, Job
 from chunkyd.jobs.queue import Queue
@@ -20,10 +21,11 @@ _PAGE = 1000
 class Intake:
     """The watcher's `Knowledge` and its `Sink`, over the queue."""
 
-    def __init__(self, queue: Queue, folders: Folders, homes: Homes) -> None:
+    def __init__(self, queue: Queue, folders: Folders, homes: Homes, whereabouts: Whereabouts) -> None:
         self._queue = queue
         self._folders = folders
         self._homes = homes
+        self._whereabouts = whereabouts
 
     def versions(self, folder: str, directory: bytes) -> Mapping[bytes, Fingerprint]:
         """Which versions of the files in this directory need not be reported."""
@@ -58,18 +60,22 @@ class Intake:
         found, source = self._folders.get(folder), self._folders.source(folder, path)
         if found is None or source is None or is_file(source):
             return
-        if self._homes.always_the_same(folder, found.path):
-            self._queue.source_gone(folder, path, below=not os.path.isdir(source) or os.path.islink(source))
+        below = not os.path.isdir(source) or os.path.islink(source)
+        devices = self._homes.only(folder, found.path)
+        if devices is not None:
+            self._queue.source_gone(folder, path, below=below, devices=devices)
+            for job in self._queue.standing(folder, path, below=below):  # found on disks mounted below the root
+                self._check(job)
         else:  # jobs of another root may be named alike: each is looked at by its own home
             self.scanned(folder)
 
     def _check(self, job: Job) -> None:
         """A job missing under another root than its own is left to its worker, which pauses it."""
-        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
-        if folder is None or source is None or is_file(source):
+        source = self._folders.source(job.folder, job.path)
+        if source is None or is_file(source):
             return
         # The root is looked at after the file: a disk pulled in between makes the first look worthless.
-        if self._homes.at_home(job.folder, folder.path, job.created):
+        if self._whereabouts.is_deleted(job):
             self._queue.source_gone(job.folder, job.path, below=False)  # a folder may stand in the file's place
 
     def root_missing(self, folder: str) -> None:

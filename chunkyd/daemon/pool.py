@@ -26,6 +26,7 @@ from chunkyd.daemon.live import Live, LiveUpload
 from chunkyd.daemon.pace import Pace
 from chunkyd.daemon.probe import Probe
 from chunkyd.daemon.runner import Runner
+from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.errors import ChunkyError, EnvironmentFailure
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
@@ -48,6 +49,7 @@ class Pool:
         folders: Folders,
         runner: Runner,
         probe: Probe,
+        whereabouts: Whereabouts,
         bandwidth: Bandwidth,
         live: Live,
         clock: Clock,
@@ -58,6 +60,7 @@ class Pool:
         self._folders = folders
         self._runner = runner
         self._probe = probe
+        self._whereabouts = whereabouts
         self._bandwidth = bandwidth
         self._live = live
         self._clock = clock
@@ -122,7 +125,7 @@ class Pool:
             self._changed.clear()  # before looking: what changes while we look makes us look again
             try:
                 self._turn()
-                pause = self._pause()
+                pause = min(self._pause(), max(_SHORTEST_SLEEP, self._whereabouts.wait()))
             except EnvironmentFailure as error:  # the job table is full, locked, broken: nothing can be begun now
                 _LOG.error("%s", error)
                 pause = _TROUBLE_SECONDS
@@ -135,6 +138,8 @@ class Pool:
         self._bandwidth.apply()
         self._release_the_unreleased()
         self._stop_what_lost_its_claim()
+        if self._whereabouts.due():
+            self._begin_once("whereabouts", self._whereabouts.look)
         hold = self._queue.held()
         if hold is not None:
             if hold.next_probe <= self._clock.monotonic() or self._has_new_token(hold.reason):

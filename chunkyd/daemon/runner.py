@@ -16,9 +16,9 @@ from chunkyd.clock import Clock
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.daemon.connection import Connection
 from chunkyd.daemon.folders import Folders, is_file, published_path
-from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.live import LiveUpload
 from chunkyd.daemon.memory import JobMemory
+from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.errors import (
     ChunkyError,
     ConfigError,
@@ -45,7 +45,6 @@ from chunkyd.upload.together import MOST_FILES, Small, Together
 from chunkyd.upload.uploader import Result, Uploader
 
 _LOG = logging.getLogger("chunkyd.daemon")
-_ELSEWHERE = "the folder it was found in is not there"
 _RECORD_SECONDS = 2.0  # how often progress is written down: a crash costs no byte by it, the server knows better
 
 
@@ -56,7 +55,7 @@ class Runner:
         self,
         queue: Queue,
         folders: Folders,
-        homes: Homes,
+        whereabouts: Whereabouts,
         connection: Connection,
         limiter: Limiter,
         uploads: Uploads,
@@ -65,7 +64,7 @@ class Runner:
     ) -> None:
         self._queue = queue
         self._folders = folders
-        self._homes = homes
+        self._whereabouts = whereabouts
         self._connection = connection
         self._limiter = limiter
         self._clock = clock
@@ -214,9 +213,8 @@ class Runner:
         folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
         if folder is not None and source is not None:
             outcome = after_upload(source, job.path, job.id, sent, folder.after_upload)
-            if outcome is Outcome.GONE and not self._homes.at_home(job.folder, folder.path, job.created):
-                self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)  # it may stand there under its hidden name
-                return False
+            if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
+                return False  # it may stand there under its hidden name
             reached("daemon.after.done")
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(source))
@@ -226,9 +224,9 @@ class Runner:
         """The one transition that belongs to this end."""
         match error:
             case SourceGone():
-                self._record_gone(job)
+                self._whereabouts.end_or_hold(job)
             case SourceUnreadable() if self._is_no_file(job):
-                self._record_gone(job)
+                self._whereabouts.end_or_hold(job)
             case SourceChanged():
                 self._queue.changed(job, self._version_now(job), str(error))
             case SourceError():
@@ -262,14 +260,6 @@ class Runner:
                 self._queue.pause(job, Reason.SERVER_FULL, str(found), found.retry_after)
             case _:
                 self._queue.wait(job, str(found), found.retry_after)
-
-    def _record_gone(self, job: Job) -> None:
-        """Deleted, or its disk pulled: only under the root it was found in does missing mean deleted."""
-        folder = self._folders.get(job.folder)
-        if folder is not None and self._homes.at_home(job.folder, folder.path, job.created):
-            self._queue.gone(job)
-        else:
-            self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
 
     def _is_no_file(self, job: Job) -> bool:
         """Whether a folder, a link or the like stands where the file was."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from chunkyd.checkpoints import reached
+from chunkyd.files import signed
 from chunkyd.jobs.core import Core, one_of
-from chunkyd.jobs.job import split
+from chunkyd.jobs.job import Job, split
 from chunkyd.jobs.states import IDLE, Reason, State
+from chunkyd.jobs.tables import Row
 
 KEEP_SECONDS = 90 * 86400.0
 KEEP_ROWS = 1_000_000
@@ -35,34 +38,52 @@ _LOWER, _HIGHER = _ANOTHER_PRIORITY.format("priority < ?"), _ANOTHER_PRIORITY.fo
 class Upkeep(Core):
     """Called now and then by the daemon, and by the watcher's findings."""
 
-    def source_gone(self, folder: str, path: bytes, *, below: bool = True) -> int:
+    def source_gone(
+        self, folder: str, path: bytes, *, below: bool = True, devices: Collection[int] | None = None
+    ) -> int:
         """A file or a directory is no longer there: give up the jobs at this path and `below`; how many were.
 
-        Not those that workers have, which find out by themselves, nor those that have arrived.
+        Not those that workers have, which find out by themselves, nor those that have arrived. `devices`: only those
+        whose files were on one of these.
         """
-        directory, name = split(path)
-        place = os.fsencode(folder)
-        questions: list[tuple[str, tuple[object, ...]]] = [
-            ("directory = ? AND name = ?", (directory, name)),
-            ("directory = ?", (path,)),
-            ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
-        ]
+        wanted = None if devices is None else {signed(device) for device in devices}
         now = self._clock.wall()
         with self._tables.transaction():
-            gone = {
-                row[0]
-                for question, values in (questions[: None if below else 1] if path else [("1", ())])
-                for row in self._tables.rows(
-                    f"SELECT id FROM jobs WHERE folder = ? AND {question} AND {_STILL}",  # noqa: S608  # our own words
-                    (place, *values),
-                )
-            }
+            rows = self._standing(folder, path, below=below)
+            gone = {job_id for job_id, device in rows if wanted is None or device in wanted}
             for job_id in gone:
                 self._end(job_id, State.CANCELLED, Reason.SOURCE_GONE, now)
         if gone:
             reached("jobs.source-gone.noticed")
             self.on_change()
         return len(gone)
+
+    def standing(self, folder: str, path: bytes, *, below: bool = True) -> list[Job]:
+        """The jobs at this path and `below` that could be given up."""
+        numbers = dict.fromkeys(job_id for job_id, _ in self._standing(folder, path, below=below))
+        return [job for job_id in numbers if (job := self.job(job_id)) is not None]
+
+    def _standing(self, folder: str, path: bytes, *, below: bool) -> list[Row]:
+        """Their numbers and devices."""
+        directory, name = split(path)
+        questions: list[tuple[str, tuple[object, ...]]] = [
+            ("directory = ? AND name = ?", (directory, name)),
+            ("directory = ?", (path,)),
+            ("directory > ? AND directory < ?", (path + b"/", path + b"0")),  # "0" is the byte after "/"
+        ]
+        return [
+            row
+            for question, values in (questions[: None if below else 1] if path else [("1", ())])
+            for row in self._tables.rows(
+                f"SELECT id, device FROM jobs WHERE folder = ? AND {question} AND {_STILL}",  # noqa: S608  # our words
+                (os.fsencode(folder), *values),
+            )
+        ]
+
+    def last_number(self) -> int:
+        """The number of the last job that was ever queued; the next ones have higher ones, also after a prune."""
+        row = self._tables.one("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
+        return int(row[0]) if row is not None else 0
 
     def set_priority(self, folder: str, priority: int) -> int:
         """The folder's priority was changed: its unfinished jobs have the new one too; how many had another."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -100,23 +101,35 @@ def file_system(path: bytes, mountinfo: str = MOUNTINFO) -> FileSystem:
     return FileSystem(kind, family in _NETWORK, family not in _UNSTABLE)
 
 
+def mounts_below(path: bytes, mountinfo: str = MOUNTINFO) -> tuple[bytes, ...]:
+    """Where file systems are mounted at this folder and below it."""
+    root = os.path.realpath(path)
+    return tuple(point for point, _ in _mounts(mountinfo) if _is_below(point, root))
+
+
 def _kind(path: bytes, mountinfo: str) -> str:
+    best, kind = b"", ""
+    for point, found in _mounts(mountinfo):
+        # Of two mounts at one point the later hides the earlier.
+        if len(point) >= len(best) and _is_below(path, point):
+            best, kind = point, found
+    return kind
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[bytes, str]]:
+    """Mount points and the kinds of what is mounted there; none where they cannot be read."""
     try:
         with open(mountinfo, "rb") as file:
             lines = file.read().splitlines()
     except OSError:
-        return ""
-    best, kind = b"", ""
+        return
     for line in lines:
         before, separator, after = line.partition(b" - ")
         fields = before.split(b" ")
         if not separator or len(fields) < 5:
             continue
         point = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
-        # Of two mounts at one point the later hides the earlier.
-        if len(point) >= len(best) and _is_below(path, point):
-            best, kind = point, after.split(b" ")[0].decode("ascii", "replace")
-    return kind
+        yield point, after.split(b" ")[0].decode("ascii", "replace")
 
 
 def _is_below(path: bytes, point: bytes) -> bool:

@@ -49,7 +49,7 @@ def test_homes_on_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path])
     disk = small_disk("1m")
     root = tmp_path / "root"
     root.mkdir()
-    homes = Homes(str(disk), SystemClock())
+    homes = Homes(str(disk), lambda: 0)
     with (disk / "ballast").open("wb", 0) as ballast, pytest.raises(OSError):
         while True:
             ballast.write(bytes(4096))
@@ -57,7 +57,7 @@ def test_homes_on_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path])
         homes.seen("box", str(root))
     (disk / "ballast").unlink()
     assert homes.seen("box", str(root)) is not None
-    assert Homes(str(disk), SystemClock()).always_the_same("box", str(root))
+    assert Homes(str(disk), lambda: 0).only("box", str(root)) == (root.stat().st_dev,)
 
 
 def test_a_replaced_root_is_not_home(tmp_path: Path) -> None:
@@ -65,17 +65,35 @@ def test_a_replaced_root_is_not_home(tmp_path: Path) -> None:
     state, root = tmp_path / "state", tmp_path / "root"
     state.mkdir()
     root.mkdir()
-    clock = SystemClock()
-    homes = Homes(str(state), clock)
-    homes.seen("box", str(root))
-    created = clock.wall()
+    homes = Homes(str(state), lambda: 7)
+
+    def is_home(job: int, homes: Homes = homes) -> bool:
+        return homes.is_home("box", job, homes.seen("box", str(root)))
+
+    assert is_home(7)
     root.rename(tmp_path / "away")
-    assert not homes.at_home("box", str(root), created)
+    assert not is_home(7)
     root.mkdir()
-    assert not homes.at_home("box", str(root), created)
+    assert not is_home(7)
+    assert is_home(8)
     root.rmdir()
     (tmp_path / "away").rename(root)
-    assert Homes(str(state), clock).at_home("box", str(root), created)
+    assert is_home(7, Homes(str(state), lambda: 8))
+    assert not is_home(8, Homes(str(state), lambda: 8))
+
+
+def test_homes_of_another_job_table(tmp_path: Path) -> None:
+    """Homes of jobs that a new table does not have count no more: its jobs begin with the first number again."""
+    state, root = tmp_path / "state", tmp_path / "root"
+    state.mkdir()
+    root.mkdir()
+    homes = Homes(str(state), lambda: 7)
+    homes.seen("box", str(root))
+    root.rename(tmp_path / "away")
+    root.mkdir()
+    homes.seen("box", str(root))
+    anew = Homes(str(state), lambda: 0)
+    assert anew.is_home("box", 1, anew.seen("box", str(root)))
 
 
 def remote(url: str, token: Path) -> Remote:
