@@ -277,6 +277,7 @@ def test_reload(tmp_path: Path, box: Path) -> None:
 
     with running(server, daemon):
         good: dict[str, Any] = dict(daemon.settings)
+        wait_until("all its threads run", lambda: daemon.ctl("status")["folders"][0]["state"] == "ok", 20, daemon.text)
         threads = len(os.listdir(f"/proc/{daemon.pid}/task"))
         daemon.config.write_text(daemon.config.read_text().replace("settle:", "settel:"))
         code, text = command("reload")
