@@ -7,10 +7,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chunkyd.catalog.base import SessionState
 from chunkyd.errors import NetworkError, Problem
@@ -21,6 +22,19 @@ from tests.chaos.model_client import RULES, TOTAL, ModelClient, SharedMemory
 from tests.chaos.model_server import MAX_CHUNK, ModelServer, Work
 
 LONG = os.environ.get("CHUNKYD_LONG_TESTS") == "1"
+
+
+TROUBLES = [
+    "client_crashes",
+    "file_changes",
+    *["session_is_ended"] * 2,
+    *["request_is_lost"] * 2,
+    *["request_comes_twice"] * 4,
+    *["answer_is_lost"] * 2,
+    *["body_is_broken"] * 2,
+    "server_crashes",
+    "time_passes",
+]
 
 
 def content(version: int) -> bytes:
@@ -61,76 +75,105 @@ class TwoEnds(RuleBasedStateMachine):
         self.stored = 0
         self.interruptions = 0
 
-    # The clients
+    # Work goes on: with more of it than trouble, or nothing is ever half done
 
-    @rule(data=st.data())
-    def a_client_goes_on(self, data: st.DataObject) -> None:
-        """It takes the file up, or asks for what it wants next."""
-        client = data.draw(st.sampled_from(self.clients))
+    @rule(turns=st.lists(st.integers(0, 999), min_size=10, max_size=60))
+    def work_goes_on(self, turns: list[int]) -> None:
+        """Clients ask, requests arrive, bodies end, answers arrive: in any order."""
+        for turn in turns:
+            ways = [self._client_asks, self._client_asks]
+            ways += [self._request_arrives] * bool(self.going) + [self._body_is_whole] * bool(self.bodies)
+            ways += [self._answer_arrives] * bool(self.coming) + [self._work_of_the_server]
+            ways[turn % len(ways)](turn // len(ways))
+
+    def _client_asks(self, turn: int) -> None:
+        client = self.clients[turn % 2]
         if client.machine is None:
             client.begin(self.version)
         for request in client.requests(self.now):
             session_id = client.sessions.get(request.session, "")
             self.going.append(Wire(client, client.life, request, session_id, client.version))
 
-    @rule(which=st.integers(0, 1))
-    def a_client_crashes(self, which: int) -> None:
-        """What it has sent may still arrive."""
-        self.clients[which].leave()
-        self.interruptions += 1
+    def _request_arrives(self, turn: int) -> None:
+        self._serve(self.going.pop(turn % len(self.going)), heard=True)
 
-    @rule()
-    def the_file_changes(self) -> None:
-        """Another version; both clients notice before they send anything more."""
-        self.version += 1
+    def _body_is_whole(self, turn: int) -> None:
+        self._end_body(list(self.bodies)[turn % len(self.bodies)], "whole")
+
+    def _answer_arrives(self, turn: int) -> None:
+        self._hear(self.coming.pop(turn % len(self.coming)))
+
+    def _work_of_the_server(self, turn: int) -> None:
+        self.now += 0.5
+        if turn % 3 == 0:
+            self.server.verify()
+
+    # Trouble
+
+    @rule(kind=st.sampled_from(TROUBLES), number=st.integers(0, 999))
+    def trouble(self, kind: str, number: int) -> None:
+        """Something goes wrong, or is done by somebody else."""
         self.interruptions += 1
+        trouble: Callable[[int], None] = getattr(self, f"_{kind}")
+        trouble(number)
+
+    def _client_crashes(self, number: int) -> None:
+        """What it has sent may still arrive."""
+        self.clients[number % 2].leave()
+
+    def _file_changes(self, _: int) -> None:
+        """Both clients notice before they send anything more."""
+        self.version += 1
         for client in self.clients:
             client.leave()
 
-    @precondition(lambda self: self.memory.endings)
-    @rule(data=st.data(), lost=st.booleans())
-    def a_session_is_ended(self, data: st.DataObject, lost: bool) -> None:
-        """Until the server says that it is gone; its answer may be lost."""
-        session_id = data.draw(st.sampled_from(sorted(self.memory.endings)))
+    def _session_is_ended(self, number: int) -> None:
+        """The answer may be lost; until the server says that it is gone it is ended again."""
+        if self.memory.endings:
+            self._end(sorted(self.memory.endings)[number % len(self.memory.endings)], heard=number % 3 > 0)
+
+    def _end(self, session_id: str, *, heard: bool) -> None:
         try:
             self.server.end(session_id, self.now)
         except Problem as found:
             assert found.name in ("invalid-session-id", "session-expired")
         self.seen.pop(session_id, None)
-        self.interruptions += 1  # another client may be sending to it
-        if not lost:
+        if heard:
             self.memory.endings.discard(session_id)
+
+    def _request_is_lost(self, number: int) -> None:
+        if self.going:
+            self._lose(self.going.pop(number % len(self.going)))
+
+    def _request_comes_twice(self, number: int) -> None:
+        """Nobody hears the first answer."""
+        if self.going:
+            self._serve(self.going[number % len(self.going)], heard=False)
+
+    def _answer_is_lost(self, number: int) -> None:
+        if self.coming:
+            self._lose(self.coming.pop(number % len(self.coming)))
+
+    def _body_is_broken(self, number: int) -> None:
+        """Its bytes may have been written, but none counts."""
+        if self.bodies:
+            self._end_body(list(self.bodies)[number // 2 % len(self.bodies)], ("cut", "corrupt")[number % 2])
+
+    def _server_crashes(self, number: int) -> None:
+        """Bodies under way are torn; requests that wait for an answer never get one."""
+        self.server.crash(number % MAX_CHUNK)
+        for _, reply in self.bodies.values():
+            if reply is not None:
+                self._lose(reply)
+        self.bodies.clear()
+
+    def _time_passes(self, number: int) -> None:
+        """Backoffs end, sessions expire."""
+        self.now += (1.0, 10.0, 150.0)[number % 3]
 
     # The network
 
-    @precondition(lambda self: self.going)
-    @rule(data=st.data(), fate=st.sampled_from(["arrives"] * 4 + ["lost", "twice"]))
-    def a_request_travels(self, data: st.DataObject, fate: str) -> None:
-        """In any order."""
-        wire = data.draw(st.sampled_from(self.going))
-        if fate == "lost":
-            self.going.remove(wire)
-            self._lose(wire)
-        elif fate == "twice":
-            self.interruptions += 1
-            self._serve(wire, heard=False)
-        else:
-            self.going.remove(wire)
-            self._serve(wire, heard=True)
-
-    @precondition(lambda self: self.coming)
-    @rule(data=st.data(), lost=st.sampled_from([False, False, False, True]))
-    def an_answer_travels(self, data: st.DataObject, lost: bool) -> None:
-        """In any order."""
-        wire = data.draw(st.sampled_from(self.coming))
-        self.coming.remove(wire)
-        if lost:
-            self._lose(wire)
-        else:
-            self._hear(wire)
-
     def _lose(self, wire: Wire) -> None:
-        self.interruptions += 1
         wire.answer, wire.opened = Failed(wire.request, NetworkError("no answer")), None
         self._hear(wire)
 
@@ -179,15 +222,8 @@ class TwoEnds(RuleBasedStateMachine):
         limits = (MAX_CHUNK, 9) if isinstance(request, Initiate) else (None, None)
         return Known(request, session.status(), tuple(session.missing()), *limits)
 
-    @precondition(lambda self: self.bodies)
-    @rule(data=st.data(), outcome=st.sampled_from(["whole"] * 4 + ["cut", "corrupt"]))
-    def a_body_ends(self, data: st.DataObject, outcome: str) -> None:
-        """Whole and stored, or refused; others may have begun meanwhile."""
-        self._end_body(data.draw(st.sampled_from(list(self.bodies))), outcome)
-
     def _end_body(self, number: int, outcome: str) -> None:
         work, reply = self.bodies.pop(number)
-        self.interruptions += outcome != "whole"
         try:
             self.server.finish(work, outcome, self.now)
             self.stored += sum(last - first for first, last in work.claim.writes)
@@ -197,26 +233,6 @@ class TwoEnds(RuleBasedStateMachine):
         if reply is not None:
             reply.answer = answer
             self.coming.append(reply)
-
-    @rule()
-    def the_server_verifies(self) -> None:
-        """What is all there is published, or refused for good."""
-        self.server.verify()
-
-    @rule(written=st.integers(0, MAX_CHUNK))
-    def the_server_crashes(self, written: int) -> None:
-        """Bodies under way are torn; requests that wait for an answer never get one."""
-        self.server.crash(written)
-        for _, reply in self.bodies.values():
-            if reply is not None:
-                self._lose(reply)
-        self.bodies.clear()
-        self.interruptions += 1
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 30.0, 150.0]))
-    def time_passes(self, seconds: float) -> None:
-        """Backoffs end, sessions expire."""
-        self.now += seconds
 
     # What must hold at every moment
 
@@ -291,12 +307,7 @@ class TwoEnds(RuleBasedStateMachine):
             self._hear(self.coming.pop(0))
         for session_id in sorted(self.memory.endings):
             if session_id not in self.memory.sessions.values():
-                try:
-                    self.server.end(session_id, self.now)
-                except Problem as found:
-                    assert found.status in (404, 410)
-                self.seen.pop(session_id, None)
-                self.memory.endings.discard(session_id)
+                self._end(session_id, heard=True)
         self.stored_stays_stored()
 
 
