@@ -65,7 +65,8 @@ class Run:
             f" {hits['stop']} stops,"
             f" {hits['fault']} faults; {len(source.sizes)} files, {size} MiB; at rest after"
             f" {time.monotonic() - began:.1f} s; daemon {world.memory['daemon'] >> 20} MiB,"
-            f" server {world.memory['server'] >> 20} MiB; {world.stored.checks} looks at what was stored",
+            f" server {world.memory['server'] >> 20} MiB; {world.stored.checks} looks at what was stored,"
+            f" {world.hits['abandoned']} sessions abandoned",
             flush=True,
         )
 
