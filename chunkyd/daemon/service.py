@@ -1,22 +1,21 @@
 """The life of a daemon process: lock, log, signals, the engine, readiness, the watchdog, a clean end.
 
-Signals only set a flag: the main thread sleeps on one queue of wishes and carries them out. Ready is said after
-recovery, when the control socket answers; stopping takes less than ten seconds.
+Signals are only noted: the main thread sleeps until there is one, and carries it out. Ready is said after recovery,
+when the control socket answers; stopping takes less than ten seconds.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 from collections.abc import Callable, Mapping
-from types import FrameType
 
 from chunkyd import notify
 from chunkyd.clock import Clock
 from chunkyd.daemon.engine import Engine
 from chunkyd.daemon.lock import StateLock
+from chunkyd.daemon.signals import Signals
 from chunkyd.errors import EXIT_DONE
 from chunkyd.settings import DaemonSettings
 from chunkyd.upload.source import install_lease_handler
@@ -50,9 +49,7 @@ class Service:
         up: Callable[[], None] = _nobody_waits,
     ) -> None:
         self._up = up
-        self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for number, wish in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
-            signal.signal(number, self._handler(wish))
+        self._signals = Signals({signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"})
         install_lease_handler()
         os.umask(0o077)
         # Before the job table is looked at: a broken or an older one is moved and changed by its one owner only.
@@ -80,19 +77,10 @@ class Service:
         if not all_left:
             _end_now()
 
-    def _handler(self, wish: str) -> Callable[[int, FrameType | None], None]:
-        def handle(_number: int, _frame: FrameType | None) -> None:
-            self._wishes.put(wish)
-
-        return handle
-
     def _serve(self) -> None:
         interval = notify.watchdog_interval()
         while True:
-            try:
-                wish = self._wishes.get(timeout=interval / 2 if interval else None)
-            except queue.Empty:
-                wish = "watchdog"
+            wish = self._signals.wait(interval / 2 if interval else None)
             if wish == "stop":
                 return
             if wish == "reload":
