@@ -279,7 +279,7 @@ class TwoEnds(RuleBasedStateMachine):
     def teardown(self) -> None:
         """However it stands: left alone, both clients complete the last version, and nothing is left behind."""
         for _ in range(600):
-            if all(self.version in client.completed for client in self.clients) and not self.memory.endings:
+            if not any(self._has_work(client) for client in self.clients) and not self.memory.endings:
                 break
             self._calm_turn()
         else:
@@ -289,9 +289,12 @@ class TwoEnds(RuleBasedStateMachine):
         assert not left, "a session with stored chunks was known to its client, and so was ended"
         assert not [each for each in left if each.state is SessionState.DEAD]
 
+    def _has_work(self, client: ModelClient) -> bool:
+        return bool(client.machine or self.memory.sessions) or self.version not in client.completed
+
     def _calm_turn(self) -> None:
         for client in self.clients:
-            if client.machine is None and self.version not in client.completed:
+            if client.machine is None and self._has_work(client):
                 client.begin(self.version)
             if client.machine is not None:
                 self.now = max(self.now, min(client.machine.wake_at() or self.now, self.now + 5.0))
