@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl
 
-.PHONY: run test network crash check clean packages chaos
+.PHONY: run test network crash check clean packages chaos machines
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -28,6 +28,10 @@ MINUTES ?= 10
 SEED ?=
 chaos: $(TEST_STAMP)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# The state machines at length, from a new seed each time.
+machines: $(TEST_STAMP)
+	CHUNKYD_LONG_TESTS=1 $(BIN)/python -m pytest tests/chaos/test_two_ends.py
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .
