@@ -101,9 +101,13 @@ class Delivery:
 
     def _work(self) -> None:
         try:
-            self._work_together()
-            while (file := self._next()) is not None:
-                if file.size > _SMALL_BYTES:
+            while True:
+                more = self._work_together()
+                file = self._next()
+                if file is None:
+                    if not more:
+                        return
+                elif file.size > _SMALL_BYTES:
                     with self._big:
                         self._send(file)
                 else:
@@ -112,15 +116,21 @@ class Delivery:
             self._fatal = error
             self.stop()
 
-    def _work_together(self) -> None:
-        """Small files as long as there are any, a few threads at once; what needs an upload of its own waits."""
+    def _work_together(self) -> bool:
+        """Small files as long as there are any, a few threads at once; what needs an upload of its own waits.
+
+        True where there may be more: a group of which nothing was sent has met what an upload of its own tells apart,
+        and waits for, before the next group meets it too.
+        """
         if self._together is None or not self._groups.acquire(blocking=False):
-            return
+            return False
         try:
             while group := self._next_group(self._together.most_bytes):
-                self._send_group(self._together, group)
+                if not self._send_group(self._together, group):
+                    return True
         finally:
             self._groups.release()
+        return False
 
     def _next_group(self, most_bytes: int) -> list[Found]:
         group: list[Found] = []
@@ -130,7 +140,8 @@ class Delivery:
                 most_bytes -= group[-1].size
         return group
 
-    def _send_group(self, together: Together, group: list[Found]) -> None:
+    def _send_group(self, together: Together, group: list[Found]) -> bool:
+        """Whether any of them was sent."""
         try:
             results = together.send([Small(file.source, file.path) for file in group], lambda: self._stopped)
         except Interrupted as error:
@@ -142,6 +153,7 @@ class Delivery:
         with self._speaking:
             for outcome in outcomes:
                 self._finished(outcome)
+        return any(outcome.result for outcome in outcomes)
 
     def _next(self) -> Found | None:
         with self._guard:

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from chunkyd.protocol.batch import PATH_BATCH
+from chunkyd.upload.together import MOST_FILES
 from tests.e2e.programs import BIN, Server, free_port, sha256, tree, wait_until
-from tests.upload.faultproxy import Answer, FaultProxy, Stall
+from tests.upload.faultproxy import Answer, Cut, FaultProxy, Stall
 from tests.upload.test_uploader import once
 
 MIB = 1024 * 1024
@@ -72,6 +74,31 @@ def test_json_is_one_document(server: Server, chunky, tmp_path: Path) -> None:
     assert code == document["exitCode"] == 0
     assert (file["state"], file["bytesSent"], file["resumedFrom"], file["pathBytes"]) == ("done", 7, 0, "/w==")
     assert file["fileHash"] == sha256(path)
+
+
+def test_many_small_files_and_nobody_there(proxy: FaultProxy, chunky, tmp_path: Path) -> None:
+    """Not every group of small files runs into the same wall: uploads of their own give up for them all."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(4 * MOST_FILES):
+        (folder / str(number)).write_bytes(b"x")
+    proxy.plan = lambda seen: Cut(0)
+    code, _, err = run(chunky("-r", folder, "--to", proxy.url))
+    assert code == 69, err
+    assert sum(seen.method == "OPTIONS" for seen in proxy.requests) <= 2
+
+
+def test_small_files_arrive_where_no_group_does(server: Server, proxy: FaultProxy, chunky, tmp_path: Path) -> None:
+    """Something on the way lets no group through, though the server takes them: each file arrives by itself."""
+    folder = tmp_path / f"many-{tmp_path.name}"
+    folder.mkdir()
+    for number in range(30):
+        (folder / str(number)).write_bytes(b"x" * number)
+    proxy.plan = lambda seen: Answer(403) if seen.path == PATH_BATCH else None
+    code, _, err = run(chunky("-r", folder, "--to", proxy.url))
+    assert code == 0, err
+    assert proxy.count(PATH_BATCH) > 0
+    assert tree(server.files() / folder.name) == tree(folder)
 
 
 def test_one_bad_file_does_not_stop_the_others(server: Server, chunky, tmp_path: Path) -> None:
@@ -234,11 +261,10 @@ def test_interrupted_twice_it_still_says_what_became_of_the_files(
 def test_a_signal_that_is_ignored_stays_ignored(server: Server, proxy: FaultProxy, chunky, tmp_path: Path) -> None:
     """Under nohup the end of the terminal does not end it."""
     file = tmp_path / f"big-{tmp_path.name}"
-    file.write_bytes(os.urandom(4 * MIB))
-    proxy.plan = once("/uploadChunk", Stall(1), 2)
+    file.write_bytes(os.urandom(3 * MIB))
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    process = chunky(file, "--to", proxy.url, "--chunk-size", "1MiB", "--parallel", "1", preexec_fn=ignore)
-    wait_until("the second chunk stalls", lambda: proxy.count("/uploadChunk") == 2)
+    process = chunky(file, "--to", proxy.url, "--chunk-size", "1MiB", "--limit", "2MiB/s", preexec_fn=ignore)
+    wait_until("it sends", lambda: proxy.count("/uploadChunk") > 0)
     process.send_signal(signal.SIGHUP)
     assert run(process)[0] == 0
 
