@@ -20,9 +20,9 @@ from chunkyd.errors import ChunkyError, StateError, Unreachable
 from chunkyd.files import fsync_directory, make_durable_folder
 from chunkyd.jobs.migrations import MIGRATIONS, migrate, refuse_newer, version_of
 from chunkyd.jobs.tables import Tables, translated
+from chunkyd.mounts import refuse_network
 
 _LOG = logging.getLogger("chunkyd.jobs")
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "fuse.glusterfs"})
 _COMPANIONS = ("", "-wal", "-shm")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -41,7 +41,7 @@ def open_tables(path: str, clock: Clock, migrations: Sequence[Sequence[str]] = M
     folder = os.path.dirname(path)
     with _accessible(path):
         make_durable_folder(folder)
-        _refuse_network(folder)
+        refuse_network("the state folder", folder, "set state_dir to a local disk")
         aside = None if _sound(path) else _move_aside(path, clock.wall())
         _make_private(path)
         reached("jobs.file.made")
@@ -141,36 +141,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-def _refuse_network(folder: str) -> None:
-    """SQLite's log needs shared memory and honest locks."""
-    kind = file_system(folder)
-    if kind in _NETWORK:
-        raise StateError(
-            f"the state folder {folder} is on a network file system ({kind})", mend="set state_dir to a local disk"
-        )
-
-
-def file_system(folder: str, mounts: str = "/proc/self/mountinfo") -> str:
-    """The type of the file system a folder is on; empty where the system does not tell."""
-    try:
-        with open(mounts, "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return ""
-    real = os.fsencode(os.path.realpath(folder))
-    found, longest = b"", -1
-    for line in lines:
-        fields, _, rest = line.partition(b" - ")
-        point = _unescaped(fields.split(b" ")[4])
-        inside = point in (b"/", real) or real.startswith(point + b"/")
-        if inside and len(point) >= longest:  # of two mounts on one point the later covers the earlier
-            found, longest = rest.split(b" ")[0], len(point)
-    return found.decode("ascii", "replace")
-
-
-def _unescaped(point: bytes) -> bytes:
-    for escaped, plain in ((rb"\040", b" "), (rb"\011", b"\t"), (rb"\012", b"\n"), (rb"\134", b"\\")):
-        point = point.replace(escaped, plain)
-    return point

@@ -10,6 +10,7 @@ from chunkyd.catalog.base import Catalog
 from chunkyd.catalog.sql import SqlCatalog
 from chunkyd.errors import StateError
 from chunkyd.files import make_durable_folder
+from chunkyd.mounts import refuse_network
 from chunkyd.server.audit import Published
 from chunkyd.storage.base import Storage
 from chunkyd.storage.disk import DiskStorage
@@ -18,7 +19,8 @@ from chunkyd.storage.tree import Tree
 
 @contextlib.contextmanager
 def open_stores(data_dir: str) -> Iterator[tuple[Storage, Catalog]]:
-    """Both, for the one process that owns the folder; AlreadyRunning where another does."""
+    """Both, for the one process that owns the folder; AlreadyRunning where another does, StateError on a network's."""
+    refuse_network("data_dir", data_dir, "set data_dir to a local disk, or to a volume that only this machine mounts")
     with (
         contextlib.closing(DiskStorage(data_dir)) as storage,
         contextlib.closing(SqlCatalog(_catalog_path(data_dir), owner=True)) as catalog,

@@ -17,9 +17,10 @@ from chunkyd.clock import ManualClock
 from chunkyd.errors import EXIT_UNREACHABLE, StateError, StorageFull, Unreachable
 from chunkyd.jobs.listing import OfflineListing
 from chunkyd.jobs.migrations import MIGRATIONS
-from chunkyd.jobs.opening import file_system, open_readonly, open_tables
+from chunkyd.jobs.opening import open_readonly, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import State
+from chunkyd.mounts import file_system
 from tests.jobs.shared import HASH, URL, arrive, change, check_table, claim, open_queue
 
 
@@ -265,7 +266,7 @@ def test_the_file_system_of_a_folder(tmp_path: Path, folder: str, kind: str) -> 
 
 def test_a_network_file_system_is_refused(tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state folder on NFS is refused with a way out, before anything is made there."""
-    monkeypatch.setattr("chunkyd.jobs.opening._NETWORK", frozenset({file_system(str(tmp_path))}))
+    monkeypatch.setattr("chunkyd.mounts.NETWORK", frozenset({file_system(str(tmp_path))}))
     with pytest.raises(StateError, match="network file system"):
         open_tables(str(table(tmp_path)), clock)
     assert os.listdir(tmp_path) == []
