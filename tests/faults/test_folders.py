@@ -101,10 +101,13 @@ def a_link_elsewhere(box: Path) -> Iterator[None]:
 
 
 Away = Callable[[Path], contextlib.AbstractContextManager[None]]
-AWAY: list[Away] = [renamed, another, a_file, a_dangling_link, a_link_elsewhere]
+AWAY: list[Away] = [renamed, another, a_link_elsewhere]
+AWAY_TOO: list[Away] = [a_file, a_dangling_link]
 
 
-@pytest.mark.parametrize("away", AWAY, ids=lambda away: away.__name__)
+@pytest.mark.parametrize(
+    "away", [*AWAY, *(pytest.param(away, marks=pytest.mark.long) for away in AWAY_TOO)], ids=lambda away: away.__name__
+)
 def test_a_root_that_is_away_while_files_are_sent(tmp_path: Path, away: Away) -> None:
     """Jobs under way and queued are held as root-missing while the root is away or another; then all arrive."""
     with Stage(tmp_path) as stage:

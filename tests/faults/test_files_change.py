@@ -1,0 +1,162 @@
+"""A file that changes at exactly the wrong moment: in every phase of its upload, in every way, under the real programs.
+
+Whatever is done to it, the server never shows bytes that are no version that existed, ends with the newest one, and
+what is done after an upload is never done to a version that has not arrived.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.programs import sha256, wait_until
+from tests.faults.stage import FILE, MIB, Stage
+
+NOBODY = 65534
+NEW = 7 * MIB + 99
+
+
+def grow(path: Path) -> None:
+    """Some more bytes at its end."""
+    with path.open("ab") as file:
+        file.write(os.urandom(MIB))
+
+
+def shrink(path: Path) -> None:
+    """Half of it goes."""
+    os.truncate(path, FILE // 2 if path.exists() else path.write_bytes(b"anew"))
+
+
+def edit_unseen(path: Path) -> None:
+    """Other bytes in the middle; size and mtime are then what they were."""
+    before = path.stat() if path.exists() else None
+    with path.open("r+b" if before else "wb") as file:
+        file.seek(3 * MIB)
+        file.write(os.urandom(1000))
+    if before:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_unseen(path: Path) -> None:
+    """Another file of the same size and mtime is renamed over it."""
+    beside = path.parent.parent / "other"
+    beside.write_bytes(os.urandom(FILE))
+    os.chown(beside, NOBODY, NOBODY)
+    if path.exists():
+        before = path.stat()
+        os.utime(beside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    beside.rename(path)
+
+
+def delete(path: Path) -> None:
+    """It is gone."""
+    path.unlink(missing_ok=True)
+
+
+def make_anew(path: Path) -> None:
+    """It is gone, and another has its name."""
+    delete(path)
+    path.write_bytes(os.urandom(NEW))
+
+
+Change = Callable[[Path], None]
+CHANGES: list[Change] = [grow, shrink, edit_unseen, replace_unseen, delete, make_anew]
+PHASES = [
+    "jobs.offered",
+    "jobs.claimed",
+    "upload.hash.taken",
+    "upload.session.opened",
+    "upload.chunk.sending",
+    "upload.chunk.stored:2",
+    "upload.chunk.stored:6",  # the last one
+    "server.verdict.right",
+    "upload.complete.heard",
+    "upload.complete.recorded",
+    "upload.end.recorded",
+    "daemon.after.hiding",
+    "daemon.after.hidden",
+    "daemon.delete.deciding",
+    "daemon.delete.synced",
+]
+
+
+def without_leases(stage: Stage) -> None:
+    """The daemon may have no leases, as on a network file system: nothing makes a writer wait for it."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("taking a capability away needs root and setpriv")
+    stage.daemon._command = ["setpriv", "--bounding-set", "-lease", *stage.daemon._command]
+
+
+def cases() -> list[object]:
+    """Every phase with every change; `make test` has every second phase once, `make files` all."""
+    found = []
+    for row, phase in enumerate(PHASES):
+        for column, change in enumerate(CHANGES):
+            short = row % 2 == 0 and column == row // 2 % len(CHANGES)
+            marks = () if short else (pytest.mark.long,)
+            found.append(pytest.param(phase, change, id=f"{phase}-{change.__name__}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("phase", "change"), cases())
+def test_changed_in_every_phase(tmp_path: Path, phase: str, change: Change) -> None:
+    """All that is published are versions that existed, the newest is there in the end, and only then was it deleted."""
+    with Stage(tmp_path, box={"after_upload": "delete"}) as stage:
+        without_leases(stage)
+        path = stage.put("film.mov")
+        os.chown(path, NOBODY, NOBODY)
+        versions = [sha256(path)]
+        program = stage.server if phase.startswith("server.") else stage.daemon
+        program.arm(f"{phase}=stop")
+        stage.start_server()
+        stage.daemon.begin()
+        program.wait_stopped()
+        change(path)
+        if path.exists():
+            versions.append(sha256(path))
+        program.go_on()
+        stage.daemon.wait_ready()
+        settle(stage)
+        published = [sha256(found) for found in stage.server.files().rglob("*") if found.is_file()]
+        assert set(published) <= set(versions)
+        newest = stage.server.files() / "outbox" / "film.mov"
+        if change is not delete:
+            assert sha256(newest) == versions[-1]
+        assert stage.leftovers() == []
+
+
+def settle(stage: Stage) -> None:
+    """Until all that is in the box has arrived and was deleted, and no job and no session is left."""
+
+    def about() -> str:
+        return f"{os.listdir(stage.box)} {stage.jobs()}\n{stage.daemon.text()[-3000:]}"
+
+    wait_until("the box is empty", lambda: not os.listdir(stage.box), 40, about)
+    wait_until("no job is left", lambda: not stage.jobs(), 40, about)
+    stage.server_at_rest()
+
+
+def test_a_writer_waits_for_no_more_than_a_moment(tmp_path: Path) -> None:
+    """Who opens a file for writing while it is sent gets it at once; what is sent in the end is what it wrote."""
+    with Stage(tmp_path, daemon={"uploads": {"chunk_size": "1MiB", "bandwidth": "2MiB/s"}}) as stage:
+        path = stage.put("film.mov")
+        stage.start_server()
+        stage.daemon.arm("upload.chunk.stored=stop")
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        writer = threading.Thread(target=grow, args=(path,))
+        writer.start()
+        stage.daemon.go_on()
+        writer.join(20)  # the kernel itself would let it wait for 45 s
+        assert not writer.is_alive()
+        stage.to_send += FILE + MIB
+        stage.daemon.wait_ready()
+        stage.daemon.settings["uploads"]["bandwidth"] = "unlimited"
+        stage.daemon.write_config()
+        stage.daemon.ctl("reload")
+        stage.at_rest(states=("done", "superseded"))
