@@ -31,7 +31,7 @@ chaos: $(TEST_STAMP)
 
 # The state machines at length, from a new seed each time.
 machines: $(TEST_STAMP)
-	CHUNKYD_LONG_TESTS=1 $(BIN)/python -m pytest tests/chaos/test_two_ends.py
+	CHUNKYD_LONG_TESTS=1 $(BIN)/python -m pytest tests/chaos/test_two_ends.py tests/chaos/test_stack.py
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .
