@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from chunkyd.clock import ManualClock
 from chunkyd.errors import ChunkyError, Interrupted, Problem, SourceChanged, Unreachable
@@ -166,11 +166,15 @@ class Stack(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestStack = Stack.TestCase
-TestStack.settings = settings(
+PROFILE = settings(
     max_examples=1000 if LONG else 12,
     stateful_step_count=30 if LONG else 15,
     deadline=None,
     derandomize=not LONG,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_stack() -> None:
+    """Whatever comes between the client library and a whole server, the invariants hold."""
+    run_state_machine_as_test(Stack, settings=PROFILE)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from chunkyd.catalog.base import SessionState
 from chunkyd.errors import NetworkError, Problem
@@ -315,11 +315,15 @@ class TwoEnds(RuleBasedStateMachine):
         self.stored_stays_stored()
 
 
-TestTwoEnds = TwoEnds.TestCase
-TestTwoEnds.settings = settings(
+PROFILE = settings(
     max_examples=5000 if LONG else 120,
     stateful_step_count=100 if LONG else 50,
     deadline=None,
     derandomize=not LONG,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_two_ends() -> None:
+    """Whatever comes between two clients and the server's rules, the invariants hold."""
+    run_state_machine_as_test(TwoEnds, settings=PROFILE)  # type: ignore[no-untyped-call]
