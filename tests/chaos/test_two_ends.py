@@ -316,7 +316,7 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 PROFILE = settings(
-    max_examples=5000 if LONG else 120,
+    max_examples=5000 if LONG else 60,
     stateful_step_count=100 if LONG else 50,
     deadline=None,
     derandomize=not LONG,
