@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkyd.server.threads import COPIERS, HASHERS, RECORDERS, WRITERS, Threads
 from tests.server.process import ServerProcess, serving, wait_until
 
 MIB = 1 << 20
@@ -91,20 +93,19 @@ def test_no_memory_left(tmp_path: Path) -> None:
         assert not list((server.data / "files").rglob(".*"))
 
 
-def test_no_thread_left(tmp_path: Path) -> None:
+def test_no_thread_left() -> None:
     """All threads the server works with are there from its start: none that fails to begin leaves half-done work."""
-    with serving(tmp_path) as server:
-        assert server.process is not None
-        before = _threads(server)
-        assert _many_at_once(server, 24) == [200] * 24
-        assert _threads(server) == before
+    before = set(threading.enumerate())
+    pools = Threads()
+    begun = set(threading.enumerate()) - before
+    assert len(begun) == WRITERS + RECORDERS + HASHERS + COPIERS
 
+    async def work() -> None:
+        await asyncio.gather(*(pools.write(os.getpid) for _ in range(100)), *(pools.hash(os.getpid) for _ in range(9)))
 
-def _threads(server: ServerProcess) -> set[str]:
-    """The names of those that work for requests."""
-    assert server.process is not None
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    return {task.name for task in tasks.iterdir()}
+    asyncio.run(work())
+    assert set(threading.enumerate()) - before == begun
+    pools.close()
 
 
 def _virtual_bytes(server: ServerProcess) -> int:
