@@ -34,6 +34,7 @@ class Rest:
         self._world = world
         self._source = source
         self._read_logs: dict[str, int] = {}
+        self.spare = 0  # bytes of chunks that came over the network and were not the ones stored
         self._seen: dict[bytes, tuple[int, int, str]] = {}
 
     def come(self, seconds: float = REST_SECONDS) -> None:
@@ -228,6 +229,8 @@ class Rest:
         hits = self._world.hits
         everything = hits["kill"] + hits["term"] + hits["stop"]
         allowed = (everything * WORKERS + hits["fault"] + hits["change"] + hits["quiet"] * WORKERS) * PARALLEL * CHUNK
-        spare = self._world.proxy.body_bytes - self._world.stored.total()
-        if spare > allowed:
-            raise Broken(f"{spare} bytes more were sent than are stored; {allowed} were allowed after {dict(hits)}")
+        self.spare = self._world.proxy.body_bytes - self._world.stored.total()
+        if self.spare > allowed:
+            raise Broken(
+                f"{self.spare} bytes more were sent than are stored; {allowed} were allowed after {dict(hits)}"
+            )

@@ -66,7 +66,8 @@ class Run:
             f" {hits['fault']} faults; {len(source.sizes)} files, {size} MiB; at rest after"
             f" {time.monotonic() - began:.1f} s; daemon {world.memory['daemon'] >> 20} MiB,"
             f" server {world.memory['server'] >> 20} MiB; {world.stored.checks} looks at what was stored,"
-            f" {world.hits['abandoned']} sessions abandoned",
+            f" {world.hits['abandoned']} sessions abandoned; sent in vain in this epoch: {rest.spare >> 20} of"
+            f" {world.proxy.body_bytes >> 20} MiB",
             flush=True,
         )
 

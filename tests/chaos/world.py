@@ -121,8 +121,8 @@ class World:
                 return
             try:
                 self._hit(name, program, blow)
-            except AssertionError as error:
-                self._trouble.append(f"{name}: {error}")
+            except Exception as error:
+                self._trouble.append(f"{name}: {error!r:.4000}")
                 return
 
     def _hit(self, name: str, program: Program, blow: Blow) -> None:
