@@ -116,6 +116,12 @@ def plan(seed: int, number: int, seconds: float) -> Round:
     )
 
 
+def bandwidth(seed: int, number: int) -> str:
+    """What the daemon may use in the epoch of this round: with little, more uploads are cut in the middle."""
+    chance = random.Random(f"{seed}/bandwidth {number // ROUNDS_OF_AN_EPOCH}")
+    return chance.choice(("unlimited", "8MiB/s", "16MiB/s"))
+
+
 def keeps_old(seed: int, number: int) -> bool:
     """Whether the server keeps old versions in the epoch of this round."""
     return random.Random(f"{seed}/epoch {number // ROUNDS_OF_AN_EPOCH}").random() < 0.7

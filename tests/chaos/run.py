@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from tests.chaos.plan import ROUNDS_OF_AN_EPOCH, Round, keeps_old, plan
+from tests.chaos.plan import ROUNDS_OF_AN_EPOCH, Round, bandwidth, keeps_old, plan
 from tests.chaos.rest import Rest
 from tests.chaos.source import Source
 from tests.chaos.world import World
@@ -38,9 +38,9 @@ class Run:
         """Some rounds in one new folder, which is removed if all went well. Not begun after the deadline."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        keep_old = keeps_old(self.seed, first)
         source = Source(self.folder)
-        with World(self.folder, keep_old=keep_old) as world:
+        keep_old, most = keeps_old(self.seed, first), bandwidth(self.seed, first)
+        with World(self.folder, keep_old=keep_old, bandwidth=most) as world:
             rest = Rest(world, source)
             for number in range(first, first + ROUNDS_OF_AN_EPOCH):
                 self.number = number

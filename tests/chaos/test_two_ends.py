@@ -122,8 +122,13 @@ class TwoEnds(RuleBasedStateMachine):
         self.clients[number % 2].leave()
 
     def _file_changes(self, _: int) -> None:
-        """Both clients notice before they send anything more."""
+        """Both clients notice before they send anything more.
+
+        An initiate of the old version that came after the new one's would be the later wish, and win (rule 9 of the
+        protocol; docs/failure-model.md): none is left on its way.
+        """
         self.version += 1
+        self.going = [wire for wire in self.going if not isinstance(wire.request, Initiate)]
         for client in self.clients:
             client.leave()
 

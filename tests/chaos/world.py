@@ -32,7 +32,7 @@ class Broken(AssertionError):
 class World:
     """A server, a proxy and a daemon over the source's folders, and how often each was hit."""
 
-    def __init__(self, folder: Path, *, keep_old: bool) -> None:
+    def __init__(self, folder: Path, *, keep_old: bool, bandwidth: str) -> None:
         self.folder = folder
         self.server = Server(folder, existing="keep" if keep_old else "replace")
         self.proxy = FaultProxy(self.server.port)
@@ -46,6 +46,7 @@ class World:
             ],
             uploads={
                 "workers": WORKERS,
+                "bandwidth": bandwidth,
                 "parallel_chunks": PARALLEL,
                 "chunk_size": f"{CHUNK // KIB}KiB",
                 "retry": {"base": "50ms", "max": "1s"},
