@@ -146,10 +146,11 @@ class SessionCatalog(Protocol):
         """Delete every trace of the session; the file's record stays."""
         ...
 
-    def expire(self, session_id: str, tombstone_until: float) -> None:
+    def expire(self, session_id: str, tombstone_until: float) -> bool:
         """Turn the session into a tombstone: state EXPIRED, ranges and idempotency forgotten, `expires_at` = its purge.
 
-        Whatever its state is; an unknown session is fine. `end` purges it.
+        False, and nothing changes, while it is PUBLISHING: its file may stand under its path already, and needs its
+        record. In any other state it expires; an unknown session is fine. `end` purges it.
         """
         ...
 
@@ -158,7 +159,7 @@ class SessionCatalog(Protocol):
         ...
 
     def shift_deadlines(self, seconds: float) -> None:
-        """Add to every deadline: the wall clock was stepped by so much."""
+        """Add to every deadline, and to every beginning (an age counts from it): the wall clock was stepped so far."""
         ...
 
 

@@ -106,16 +106,17 @@ class _MemorySessions(_Locked):
             self._sessions.pop(session_id, None)
             self._stored.pop(session_id, None)
 
-    def expire(self, session_id: str, tombstone_until: float) -> None:
+    def expire(self, session_id: str, tombstone_until: float) -> bool:
         """See the contract."""
         with self._lock:
             record = self._sessions.get(session_id)
-            if record is None:
-                return
+            if record is None or record.state is SessionState.PUBLISHING:
+                return record is None
             self._stored.pop(session_id, None)
             self._sessions[session_id] = replace(
                 record, state=SessionState.EXPIRED, expires_at=tombstone_until, idempotency=None
             )
+            return True
 
     def due(self, now: float, limit: int) -> list[SessionRecord]:
         """See the contract."""
@@ -128,7 +129,9 @@ class _MemorySessions(_Locked):
         """See the contract."""
         with self._lock:
             for session_id, record in self._sessions.items():
-                self._sessions[session_id] = replace(record, expires_at=record.expires_at + seconds)
+                self._sessions[session_id] = replace(
+                    record, expires_at=record.expires_at + seconds, created=record.created + seconds
+                )
 
 
 class _MemoryFiles(_Locked):

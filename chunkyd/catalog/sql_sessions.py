@@ -168,9 +168,12 @@ class SqlSessions:
             self._forget_ranges(session_id)
             self._database.change("DELETE FROM session WHERE session_id = ?", session_id)
 
-    def expire(self, session_id: str, tombstone_until: float) -> None:
+    def expire(self, session_id: str, tombstone_until: float) -> bool:
         """See the contract."""
         with self._database.writing():
+            row = self._database.row("SELECT state FROM session WHERE session_id = ?", session_id)
+            if row is not None and row[0] == SessionState.PUBLISHING.value:
+                return False
             self._forget_ranges(session_id)
             self._database.change(
                 "UPDATE session SET state = ?, idempotency = NULL, expires_at = ? WHERE session_id = ?",
@@ -178,6 +181,7 @@ class SqlSessions:
                 tombstone_until,
                 session_id,
             )
+        return True
 
     def due(self, now: float, limit: int) -> list[SessionRecord]:
         """See the contract."""
@@ -187,7 +191,8 @@ class SqlSessions:
     def shift_deadlines(self, seconds: float) -> None:
         """See the contract."""
         with self._database.writing():
-            self._database.change("UPDATE session SET expires_at = expires_at + ?", seconds)
+            statement = "UPDATE session SET expires_at = expires_at + ?, created = created + ?"
+            self._database.change(statement, seconds, seconds)
 
 
 def _row(record: SessionRecord) -> Row:

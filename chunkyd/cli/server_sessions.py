@@ -9,7 +9,7 @@ import click
 
 from chunkyd.cli.common import json_option, print_json
 from chunkyd.cli.server_common import Options, load, moment, pass_options, path_members
-from chunkyd.errors import UsageError
+from chunkyd.errors import EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
     from chunkyd.catalog.base import Catalog, SessionRecord
@@ -81,7 +81,9 @@ def expire(options: Options, session_id: str) -> None:
     settings = load(options)
     with open_catalog(settings.data_dir) as catalog:
         record = _find(catalog, session_id)
-        catalog.expire(record.session_id, time.time() + settings.limits.session_ttl)
+        if not catalog.expire(record.session_id, time.time() + settings.limits.session_ttl):
+            what = f"session {record.session_id} is being published, and ends by that"
+            raise EnvironmentFailure(what, mend="Where it still is in a minute, the server's log says why")
     click.echo(f"Expired {record.session_id}.")
 
 

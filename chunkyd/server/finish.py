@@ -164,7 +164,8 @@ class Finisher:
     async def _fall_back(self, session: LiveSession) -> None:
         """The kept version is not what it was: an ordinary upload, from its first byte."""
         log.warning("session %.8s: the kept version does not match any more", session.session_id)
-        moved = await self._threads.record(self._publisher.abandon_copy, session.record)
+        async with self.user_locks[session.record.user]:
+            moved = await self._threads.record(self._publisher.abandon_copy, session.record)
         if moved:
             session.record = replace(session.record, state=SessionState.RECEIVING, reserved=False, copy_of=None)
             session.forget_stored()

@@ -206,8 +206,14 @@ class Publisher:
             reader.close()
 
     def abandon_copy(self, record: SessionRecord) -> bool:
-        """The kept bytes are others by now: forget that record, and let the session be an ordinary upload."""
-        self._catalog.remove_file(Target(record.user, record.copy_of or b""))
+        """The kept bytes are others by now: forget that record, and let the session be an ordinary upload.
+
+        Another version that has taken their place meanwhile keeps its record. The caller holds off publications.
+        """
+        source = Target(record.user, record.copy_of or b"")
+        kept = self._catalog.file(source)
+        if kept is not None and (kept.file_hash, kept.size) == (record.file_hash, record.total_bytes):
+            self._catalog.remove_file(source)
         reached("server.copy.abandoning")
         self._storage.discard(record.session_id)
         self._storage.create(record.session_id, record.total_bytes)

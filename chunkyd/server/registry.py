@@ -118,9 +118,9 @@ class Registry:
             log.warning("session %.8s: expired, but not yet cleared away: %s", session.session_id, error)
 
     def _expire(self, session_id: str) -> None:
-        self._catalog.expire(session_id, self._time.now() + self._ttl)
-        reached("server.expiry.recorded")
-        self._storage.discard(session_id)
+        if self._catalog.expire(session_id, self._time.now() + self._ttl):
+            reached("server.expiry.recorded")
+            self._storage.discard(session_id)
 
     async def lose(self, session: LiveSession) -> Problem:
         """Its partial is gone from the disk, by somebody else's hand: forget it; the answer to its client."""
@@ -149,6 +149,8 @@ class Registry:
                 await self._threads.record(self._catalog.end, record.session_id)
                 reached("server.tombstone.removed")
             return session is None
+        if session is None and record.state is SessionState.PUBLISHING:
+            return False  # of a batch that is on its way
         if session is None:
             await self._threads.record(self._expire, record.session_id)
             return True

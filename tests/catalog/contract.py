@@ -136,13 +136,27 @@ class SessionContract:
         assert catalog.due(5.0, 10) == []
 
     def test_a_step_of_the_clock(self, catalog: Catalog) -> None:
-        """Every deadline moves by the step, forward and back."""
-        catalog.add_session(session("one", expires_at=100.0))
-        catalog.add_session(session("two", expires_at=200.0))
+        """Every deadline moves by the step, forward and back, and so does the moment from which an age counts."""
+        catalog.add_session(session("one", created=10.0, expires_at=100.0))
+        catalog.add_session(session("two", created=20.0, expires_at=200.0))
         catalog.shift_deadlines(-150.0)
-        assert [record.expires_at for record in catalog.sessions()] == [-50.0, 50.0]
+        assert [(record.created, record.expires_at) for record in catalog.sessions()] == [
+            (-140.0, -50.0),
+            (-130.0, 50.0),
+        ]
         catalog.shift_deadlines(150.0)
-        assert [record.expires_at for record in catalog.sessions()] == [100.0, 200.0]
+        assert [(record.created, record.expires_at) for record in catalog.sessions()] == [(10.0, 100.0), (20.0, 200.0)]
+
+    def test_what_is_being_published_does_not_expire(self, catalog: Catalog) -> None:
+        """Until its outcome is recorded it stays as it is, ranges and all; afterwards it expires like any other."""
+        catalog.add_session(session())
+        catalog.record_stored([StoredRange("one", 0, 10, 10.0)])
+        catalog.move("one", ACTIVE_STATES, SessionState.PUBLISHING, inode=5)
+        assert not catalog.expire("one", 900.0)
+        found = catalog.session("one")
+        assert found is not None and found.state is SessionState.PUBLISHING and catalog.stored("one") == [(0, 10)]
+        catalog.complete("one", None)
+        assert catalog.expire("one", 900.0) and catalog.expire("none", 900.0)
 
     def test_the_end(self, catalog: Catalog) -> None:
         """An ended session leaves no trace, and its ID's ranges do not come back with another session."""

@@ -53,9 +53,9 @@ class FailingCatalog(MemoryCatalog):
         self._check("end")
         super().end(session_id)
 
-    def expire(self, session_id: str, tombstone_until: float) -> None:
+    def expire(self, session_id: str, tombstone_until: float) -> bool:
         self._check("expire")
-        super().expire(session_id, tombstone_until)
+        return super().expire(session_id, tombstone_until)
 
 
 class WrappedPartial:
