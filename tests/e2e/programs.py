@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -50,16 +51,19 @@ def sha256(path: Path | str | bytes) -> str:
 
 
 def tree(root: Path) -> dict[bytes, tuple[str, int, int]]:
-    """Every regular file below root: relative path → (hash, mode without group- and world-write, mtime_ns)."""
+    """Every regular file below root: relative path → (hash, mode without group- and world-write, mtime_ns).
+
+    What vanishes while it is looked at is not there.
+    """
     found = {}
     top = os.fsencode(root)
     for folder, _, names in os.walk(top):
         for name in names:
             path = os.path.join(folder, name)
-            status = os.lstat(path)
-            if os.path.islink(path) or not os.path.isfile(path):
-                continue
-            found[os.path.relpath(path, top)] = (sha256(path), status.st_mode & 0o755, status.st_mtime_ns)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                status = os.lstat(path)
+                if stat.S_ISREG(status.st_mode):
+                    found[os.path.relpath(path, top)] = (sha256(path), status.st_mode & 0o755, status.st_mtime_ns)
     return found
 
 
