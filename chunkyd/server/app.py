@@ -137,7 +137,7 @@ class Application:
         self._refuse_when_stopping()
         user = await self._user(exchange)
         head = exchange.head
-        head.refuse_transfer_encoding()
+        head.check()
         head.require_type("application/json")
         key = head.optional(messages.HEADER_IDEMPOTENCY_KEY)
         body = await exchange.body(JSON_LIMIT)
@@ -182,6 +182,7 @@ class Application:
     async def _batch(self, exchange: Exchange) -> Response:
         self._refuse_when_stopping()
         user = await self._user(exchange)
+        exchange.head.check()
         length = exchange.head.length()
         exchange.head.require_type(batch.CONTENT_TYPE)
         outcomes = await self._uploads.batch(user, length, exchange.head.digests(), exchange.pieces())
@@ -190,7 +191,9 @@ class Application:
         return Response(b"".join(map(batch.encode_outcome, outcomes)), media_type=batch.ANSWER_TYPE)
 
     async def _status(self, exchange: Exchange) -> Response:
-        session = await self._uploads.status(await self._session(exchange))
+        session = await self._session(exchange)
+        exchange.head.check()
+        await self._uploads.status(session)
         reply = messages.StatusReply(
             status=session.status(),
             missing_ranges=to_wire(session.missing()),
@@ -205,12 +208,13 @@ class Application:
         exchange.session = exchange.head.one(messages.HEADER_SESSION)
         session = await self._uploads.find_to_end(user, exchange.session)
         check_hash(session, exchange.head.one(messages.HEADER_FILE_HASH))
-        exchange.head.refuse_transfer_encoding()
+        exchange.head.check()
         reply = messages.EndReply(await self._uploads.end(session))
         reached("server.end.answering")
         return _json(reply)
 
     async def _limits(self, exchange: Exchange) -> Response:
+        exchange.head.check()
         limits = self._settings.limits
         reply = messages.LimitsReply(
             digests=list(DIGESTS),
@@ -223,9 +227,11 @@ class Application:
         return response
 
     async def _health(self, exchange: Exchange) -> Response:
+        exchange.head.check()
         return Response(b'{"status":"ok"}', media_type="application/json")
 
     async def _ready(self, exchange: Exchange) -> Response:
+        exchange.head.check()
         if self.stopping:
             raise Refused(503, "The server is stopping.")
         try:

@@ -10,6 +10,8 @@ from chunkyd.protocol.messages import parse_content_range
 from chunkyd.protocol.problems import problem
 from chunkyd.server.uploads import Chunk
 
+_ONCE = frozenset({"content-range", "content-digest", "authorization"})  # and all of the protocol's own
+
 
 class Refused(Exception):
     """A refusal that the protocol's table does not name: `about:blank` with the HTTP title."""
@@ -75,6 +77,13 @@ class Head:
         if self.every("transfer-encoding"):
             raise malformed("Transfer-Encoding is not taken; send Content-Length.", status=411)
 
+    def check(self) -> None:
+        """What no request may have, whatever it asks for: a header twice that must be clear, a body of no length."""
+        for name, values in self._values.items():
+            if len(values) > 1 and (name in _ONCE or name.startswith("chunky-")):
+                raise malformed(f"{name} is there {len(values)} times.")
+        self.refuse_transfer_encoding()
+
     def require_type(self, wanted: str) -> None:
         """Anything but this Content-Type is 415."""
         found = (self.optional("content-type") or "").partition(";")[0].strip().lower()
@@ -83,6 +92,7 @@ class Head:
 
     def chunk(self) -> Chunk:
         """What the head of a chunk says."""
+        self.check()
         length = self.length()
         self.require_type("application/octet-stream")
         try:

@@ -66,6 +66,44 @@ def test_doubled_headers_on_the_wire(client: Client, session: Session, name: str
     assert statuses(received) == [400] and b"malformed-request" in received and b"smuggled" not in received
 
 
+_REQUESTS = [
+    "GET /uploadStatus",
+    "POST /endUpload",
+    "POST /initiateUploadSession",
+    "POST /uploadBatch",
+    "OPTIONS *",
+    "OPTIONS /uploadChunk",
+    "GET /healthz",
+    "GET /readyz",
+]
+
+
+def asked(session: Session, what: str, lines: bytes) -> bytes:
+    """A request as bytes, with the two keys and these lines in its head, and a small body where it takes one."""
+    keys = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in session.keys.items())
+    return f"{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{keys}".encode() + lines + b"\r\n"
+
+
+@pytest.mark.parametrize("what", _REQUESTS)
+@pytest.mark.parametrize(
+    "line", [b"Chunky-Request-Id: a\r\n", b"Content-Range: bytes 0-0/1\r\n", b"Content-Digest: crc32c=:AAAAAA==:\r\n"]
+)
+def test_no_request_has_a_header_twice(client: Client, session: Session, what: str, line: bytes) -> None:
+    """What must be clear is refused when doubled, in every request, whether it is needed there or not."""
+    received = client.raw(asked(session, what, line + line.lower()))
+    assert statuses(received) == [400] and b"malformed-request" in received
+    assert session.status().status == 200
+
+
+@pytest.mark.parametrize("what", _REQUESTS)
+def test_no_request_has_a_transfer_encoding(client: Client, session: Session, what: str) -> None:
+    """411 for each of them, with the connection closed and nothing behind the body answered."""
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
+    received = client.raw(asked(session, what, b"Transfer-Encoding: chunked\r\n") + chunks + SMUGGLED)
+    assert statuses(received) == [411] and b"malformed-request" in received and b"smuggled" not in received
+    assert session.status().status == 200
+
+
 def test_what_follows_a_refused_body_is_no_request(client: Client, session: Session) -> None:
     """Refused by its head, with a request hidden in the body and another behind it: neither is answered."""
     head = session.raw_head(0, len(SMUGGLED), Chunky_File_Hash="0" * 64)
