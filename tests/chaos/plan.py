@@ -112,7 +112,7 @@ def plan(seed: int, number: int, seconds: float) -> Round:
         seconds=seconds,
         acts=tuple(sorted(acts, key=lambda act: act.at)),
         blows={program: tuple(_blows(chance, seconds, pause)) for program in ("daemon", "server")},
-        requests=chance.choice((0, 30, 120)),
+        requests=chance.choice((0, 60, 250)),
     )
 
 
