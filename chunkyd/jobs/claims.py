@@ -138,7 +138,8 @@ class Claims(Core):
         """
         with self._tables.transaction():
             taken = list(self._claim_with(first, jobs, size, total))
-        reached("jobs.claimed")
+        if taken:
+            reached("jobs.group.claimed")
         numbers = ", ".join(map(str, taken))
         return self._jobs(f"WHERE id IN ({numbers}) ORDER BY id") if taken else []
 

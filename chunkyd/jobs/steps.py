@@ -130,9 +130,10 @@ class Steps(Offers):
     def arrived_together(self, arrivals: Sequence[Arrival]) -> list[Job]:
         """The server said complete, of many that had no session: one durable step; the jobs that took it."""
         now = self._clock.wall()
+        reached("jobs.group.arriving")
         with self._tables.transaction(durable=True):
             taken = [arrival.job for arrival in arrivals if self._arrive(arrival, now)]
-        reached("jobs.arrival.recorded")
+        reached("jobs.group.arrived")
         return taken
 
     def _arrive(self, arrival: Arrival, now: float) -> bool:

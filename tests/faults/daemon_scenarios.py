@@ -39,6 +39,19 @@ def one_file(folder: Path, arming: str) -> None:
         stage.at_rest()
 
 
+@at("jobs.group.claimed jobs.group.arriving jobs.group.arrived")
+def small_files(folder: Path, arming: str) -> None:
+    """Small files that go together, and are deleted afterwards: all arrive, and none is deleted before."""
+    with Stage(folder, box={"after_upload": "delete"}) as stage:
+        for number in range(60):
+            stage.put(f"f{number % 4}/file{number}", 100 * number + 1)
+        expected = tree(stage.box)
+        stage.start_server()
+        stage.daemon_dies(arming)
+        wait_until("the folder is empty", lambda: not tree(stage.box), 60, stage.daemon.text)
+        stage.at_rest(expected)
+
+
 @at("jobs.hashed")
 def old_enough_for_its_hash_to_serve_again(folder: Path, arming: str) -> None:
     """A file that was left alone for a while is not hashed again after the crash."""

@@ -34,6 +34,7 @@ SAMPLE = frozenset(
         "server.copy.made",
         "jobs.offered",
         "jobs.arrival.recorded",
+        "jobs.group.arriving",
         "jobs.restarted",
         "jobs.backup.written",
         "daemon.after.hidden",
