@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 from msgspec.structs import replace
 
 from chunkyd import log
 from chunkyd.cli.server_common import Options, load, pass_options
+from chunkyd.errors import EnvironmentFailure
 
 
 @click.command("run")
@@ -21,7 +24,11 @@ def run(options: Options) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
     def ready(port: int) -> None:
-        click.echo(f"listening on {scheme}://{host}:{port}")
+        where = f"listening on {scheme}://{host}:{port}"
+        try:
+            click.echo(where)
+        except (EnvironmentFailure, BrokenPipeError):  # a full disk under stdout, or no reader: no reason to stop
+            logging.getLogger("chunkyd.server").info(where)
 
     from chunkyd.server.start import serve
 

@@ -13,12 +13,13 @@ from typing import Literal, Protocol
 import msgspec
 
 from chunkyd.catalog.base import FileCatalog
+from chunkyd.errors import EnvironmentFailure
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.server.publish import hash_whole
 from chunkyd.storage.base import Reader
 
-Verdict = Literal["good", "damaged", "missing", "unknown"]
+Verdict = Literal["good", "damaged", "missing", "unreadable", "unknown"]
 
 
 class Published(Protocol):
@@ -34,7 +35,11 @@ class Published(Protocol):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What became of one file. `damaged`: other bytes than were verified; `unknown`: nothing was recorded of it."""
+    """What became of one file.
+
+    `damaged`: other bytes than were verified; `unreadable`: the disk, or a permission, does not give them; `unknown`:
+    nothing was recorded of it.
+    """
 
     target: Target
     verdict: Verdict
@@ -56,18 +61,26 @@ def audit(files: Published, catalog: FileCatalog, user: str | None = None) -> It
 def _targets(files: Published, catalog: FileCatalog, user: str | None) -> Iterator[Target]:
     for record in catalog.files(user):
         yield Target(record.user, record.path)
-    for target, _ in files.walk(user):
-        if catalog.file(target) is None:
-            yield target
+    try:
+        for target, _ in files.walk(user):
+            if catalog.file(target) is None:
+                yield target
+    except OSError as error:
+        what = f"the published files cannot be listed: {error.strerror}"
+        raise EnvironmentFailure(what, mend="Check the disk, and who may read data_dir") from error
 
 
 def _judge(files: Published, catalog: FileCatalog, target: Target) -> Verdict:
     record = catalog.file(target)
     if record is None:
         return "unknown"
-    reader = files.open(target)
-    if reader is None:
-        return "missing"
-    with contextlib.closing(reader):
-        whole = reader.fingerprint().size == record.size and hash_whole(reader.read, record.size) == record.file_hash
+    try:
+        reader = files.open(target)
+        if reader is None:
+            return "missing"
+        with contextlib.closing(reader):
+            same_size = reader.fingerprint().size == record.size
+            whole = same_size and hash_whole(reader.read, record.size) == record.file_hash
+    except OSError:
+        return "unreadable"
     return "good" if whole else "damaged"

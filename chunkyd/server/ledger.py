@@ -14,7 +14,7 @@ from chunkyd.errors import Problem
 from chunkyd.protocol.problems import problem
 from chunkyd.server.session import LiveSession
 
-FULL_RETRY_SECONDS = 30.0
+FULL_RETRY_SECONDS = 5.0  # room returns at any moment: an upload ends, expires, is cancelled; to ask costs little
 
 
 class Ledger:

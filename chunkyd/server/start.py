@@ -148,9 +148,7 @@ class _Run:
 
     def _announce(self) -> None:
         host, port = self._listener.getsockname()[:2]
-        scheme = "https" if self._settings.tls else "http"
         where = f"[{host}]" if ":" in host else host
-        log.info("listening on %s://%s:%d", scheme, where, port)
         if self._ready is not None:
             self._ready(port)
         notify.ready(f"listening on {where}:{port}")

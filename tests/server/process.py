@@ -84,17 +84,18 @@ class ServerProcess:
             **settings,
         }
         self.files: int | None = None  # how many it may have open
+        self.stdout: Path | None = None  # where it leads, if not to the log
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> ServerProcess:
         """Begin; return when it listens."""
         self.config.write_text(yaml.safe_dump(self.settings))
         before = self.log().count("listening on http")
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log, (self.stdout or self.log_path).open("ab") as stdout:
             command: list[str | Path] = [PROGRAM, "--config", self.config, "run"]
             if self.files is not None:
                 command = ["sh", "-c", f'ulimit -n {self.files}; exec "$@"', "sh", *command]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stdout=stdout, stderr=log, stdin=subprocess.DEVNULL)
         wait_until(lambda: self.log().count("listening on http") > before or self.process.poll() is not None)
         assert self.process.poll() is None, self.log()
         return self

@@ -87,19 +87,21 @@ def test_sessions_are_shown_and_expired(tmp_path: Path) -> None:
 
 
 def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Damaged, missing and unknown files, beside a running server; exit 1 for damage, 0 without."""
+    """Damaged, missing and unknown files, beside a running server; exit 1 for what is lost, 0 for what is unknown."""
     with serving(tmp_path) as server:
         client = server.client()
         for name in (b"good", b"rotten", b"gone"):
             client.upload(os.urandom(1000), name)
         assert server.command("verify").returncode == 0
+        server.file("stray").write_bytes(b"?")
+        assert server.command("verify").returncode == 0
+        server.file("gone").unlink()
+        assert server.command("verify").returncode == 1
         rotten = server.file("rotten")
         status = rotten.stat()
         with rotten.open("r+b") as file:
             file.write(b"rot")
         os.utime(rotten, ns=(status.st_atime_ns, status.st_mtime_ns))
-        server.file("gone").unlink()
-        server.file("stray").write_bytes(b"?")
         checked = server.command("verify", "--json")
         assert checked.returncode == 1
         document = json.loads(checked.stdout)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import pytest
 
 from chunkyd.catalog.base import SessionState, StoredRange
 from chunkyd.errors import Problem
+from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
+from chunkyd.server.audit import audit
+from chunkyd.storage.base import Reader
 from tests.server.bench import Bench, FailingCatalog, LossyStorage, SlowStorage, chunk_of, pieces, run, sha, until
 from tests.server.process import ServerProcess, serving, wait_until
 
@@ -123,6 +127,34 @@ def test_a_rebuild_stops_with_the_server() -> None:
         await again.uploads.rebuild()
         assert not again.catalog.knows_files()
         again.threads.close()
+        await bench.close()
+
+    run(scenario)
+
+
+class _Unreadable:
+    """Published files that are there, on a disk that does not give them."""
+
+    def __init__(self, *targets: Target) -> None:
+        self._targets = targets
+
+    def walk(self, user: str | None) -> Iterator[tuple[Target, Fingerprint]]:
+        yield from ((target, Fingerprint(1, 1, 1, 1, 1)) for target in self._targets)
+
+    def open(self, target: Target) -> Reader | None:
+        raise OSError(errno.EIO, "bad sector")
+
+
+def test_an_audit_goes_on_behind_what_cannot_be_read() -> None:
+    """A disk that fails under one file is a finding about that file, not the end of the audit."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(b"one", b"one")
+        await bench.upload(b"two", b"two")
+        targets = [Target("u", b"one"), Target("u", b"two")]
+        findings = list(audit(_Unreadable(*targets), bench.catalog))
+        assert [(found.target, found.verdict) for found in findings] == [(each, "unreadable") for each in targets]
         await bench.close()
 
     run(scenario)

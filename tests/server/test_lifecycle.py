@@ -146,6 +146,18 @@ def test_an_idle_server_stops_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5
 
 
+def test_it_says_where_it_listens(tmp_path: Path) -> None:
+    """Once, on stdout; where stdout takes nothing (a full disk) in the log, and the server goes on."""
+    with serving(tmp_path) as server:
+        assert server.log().count("listening on") == 1
+        server.kill()
+        server.stdout = Path("/dev/full")
+        server.start()
+        assert server.client().request("GET", "/healthz").status == 200
+        assert server.terminate() == 0
+        assert server.log().count("listening on") == 2
+
+
 def test_one_server_for_a_folder_and_a_port(tmp_path: Path) -> None:
     """A second server on the same folder, or the same port, refuses to start and says why."""
     with serving(tmp_path) as server:
