@@ -167,7 +167,7 @@ class Stack(RuleBasedStateMachine):
 
 
 PROFILE = settings(
-    max_examples=1000 if LONG else 12,
+    max_examples=200 if LONG else 12,
     stateful_step_count=30 if LONG else 15,
     deadline=None,
     derandomize=not LONG,

@@ -321,7 +321,7 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 PROFILE = settings(
-    max_examples=5000 if LONG else 60,
+    max_examples=2000 if LONG else 60,
     stateful_step_count=100 if LONG else 50,
     deadline=None,
     derandomize=not LONG,
