@@ -84,11 +84,9 @@ class Finisher:
                 try:
                     await self._finish(session)
                     return
-                except FileNotFoundError:
-                    if not session.gone:
-                        await self._registry.lose(session)
-                    return
                 except (ChunkyError, OSError) as error:
+                    if isinstance(error, FileNotFoundError) and await self._is_lost(session):
+                        return
                     log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
@@ -99,6 +97,15 @@ class Finisher:
         finally:
             session.busy -= 1
             self._tasks.pop(session.session_id, None)
+
+    async def _is_lost(self, session: LiveSession) -> bool:
+        """Whether it is the partial that is not there; else somebody has moved a folder on the way to the target."""
+        if session.gone:
+            return True
+        if await self._threads.record(self._storage.inode, session.session_id) is not None:
+            return False
+        await self._registry.lose(session)
+        return True
 
     async def _finish(self, session: LiveSession) -> None:
         if not session.publishing and not await self._is_ready(session):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import pytest
 
 from chunkyd.catalog.base import SessionState
 from chunkyd.errors import StorageFull
@@ -83,6 +86,33 @@ def test_an_administrator_cannot_expire_what_is_being_published() -> None:
         await sending
         assert [file.path for file in bench.catalog.files("u")] == [b"f"]
         assert (await bench.uploads.find("u", session.session_id)).status() == "complete"
+        await bench.close()
+
+    run(scenario)
+
+
+class MovedStorage(MemoryStorage):
+    """A disk on which somebody moves the target's folder away at the moment of the first publication."""
+
+    moved = False
+
+    def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
+        if not self.moved:
+            self.moved = True
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone")
+        return super().publish(session_id, target, keep_old=keep_old)
+
+
+def test_a_folder_that_is_moved_away_costs_no_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing on the way to the target is not taken for the partial: it is tried again, without a byte."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        bench = Bench(MovedStorage())
+        session = await bench.open(DATA, b"folder/file")
+        await bench.put(session, DATA)
+        await until(lambda: session.status() == "complete")
+        assert bench.content(b"folder/file") == DATA
         await bench.close()
 
     run(scenario)
