@@ -91,9 +91,7 @@ class Connection:
         try:
             length = os.readv(self.device, [self._buffer])
         except OSError as error:
-            if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                return True
-            return False
+            return error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT)
         _, opcode, unique, node, uid, gid, _, _ = _IN.unpack_from(self._buffer)
         body = memoryview(self._buffer)[_IN.size : length]
         handler = _HANDLERS.get(opcode)

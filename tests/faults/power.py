@@ -1,6 +1,6 @@
 """A stage whose server or daemon keeps what it must remember on a disk that loses power; and what must hold then.
 
-The server keeps every version (`existing: keep`), so that nothing that was once said to be complete may ever be missing.
+The server keeps every version (`existing: keep`), so that nothing that was ever said to be complete may be missing.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class PowerStage(Stage):
         program = self.server if self.victim == "server" else self.daemon
         self.disk.arm(after)
         wait_until("the power is gone, or all is done", lambda: self.disk.is_off() or self._idle(), 60, self._about)
+        print("power gone at", self.disk.changes(), "" if self.disk.is_off() else "at rest")
         self.disk.off()
         time.sleep(_MOMENT)  # not to wait for anything: what is being answered now is a promise, too
         promised = self.done()

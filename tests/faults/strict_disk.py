@@ -307,7 +307,7 @@ class StrictDisk:
     def cut(self, survival: float) -> None:
         """What was not synced survives with this probability, and power is back.
 
-        Programs that use it have been sent SIGKILL; they are not waited for, since they die only when it lets go of them.
+        Programs that use it have been sent SIGKILL; they are not waited for: they die only when it lets go of them.
         """
         self._tell("cut", survival=survival)
 

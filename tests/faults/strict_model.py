@@ -1,4 +1,4 @@
-"""What a disk keeps when the power goes, as strictly as POSIX allows: what was not synced may be gone, in any selection.
+"""What a disk keeps when the power goes, as strictly as POSIX allows: what was not synced may be gone, in any choice.
 
     a file's bytes and size     durable by fsync or fdatasync of the file; before that each sector is on its own
     its times and mode          durable by fsync of the file
@@ -99,9 +99,9 @@ class Inode:
             del self.durable[size:]
         self.durable.extend(bytes(size - len(self.durable)))
         for first, end in ranges:
-            end = min(end, size)
-            if first < end:
-                self.durable[first:end] = self.data[first:end].ljust(end - first, b"\0")
+            stop = min(end, size)
+            if first < stop:
+                self.durable[first:stop] = self.data[first:stop].ljust(stop - first, b"\0")
 
     def lose(self, chance: random.Random, survival: float) -> None:
         """The power goes: unsynced bytes survive by sectors, the size and the attributes each for themselves."""

@@ -14,8 +14,8 @@ import pytest
 from tests.faults.power import PowerStage
 from tests.faults.strict_disk import strict_disk
 
-LIVES = int(os.environ.get("CHUNKYD_POWER_LIVES", "7"))
-SEED = int(os.environ.get("CHUNKYD_POWER_SEED", "1"))
+LIVES = int(os.environ.get("POWER_LIVES", "7"))
+SEED = int(os.environ.get("POWER_SEED", "1"))
 CHANGES = 260  # about as many as one life's work takes
 
 
