@@ -17,6 +17,7 @@ from typing import Any
 
 import peewee
 
+from chunkyd.catalog.spare import Spare
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
 
@@ -91,6 +92,7 @@ class CatalogDatabase:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.spare = Spare(f"{path}.spare")
         self._line = threading.RLock()
         self._opened: weakref.WeakSet[_Connection] = weakref.WeakSet()  # every thread's, so that all can be closed
         self._database = peewee.SqliteDatabase(
@@ -154,6 +156,16 @@ class CatalogDatabase:
                     self._database.rollback()
                 raise
             reached("catalog.committed")
+            self.spare.renew()
+
+    def forgetting(self, work: Callable[[], None]) -> None:
+        """Do a transaction that makes room; where the disk is full, in the room that is set aside for this."""
+        try:
+            work()
+        except StorageFull:
+            if not self.spare.give_back():
+                raise
+            work()
 
     def close(self) -> None:
         """Close every thread's connection; the last one moves the log into the file."""

@@ -33,6 +33,8 @@ class SqlCatalog(SqlSessions, SqlFiles, SqlUsers):
         except BaseException:
             database.close()
             raise
+        if owner:
+            database.spare.keep()
 
     def probe(self) -> None:
         """See the contract: a row is changed, durably."""

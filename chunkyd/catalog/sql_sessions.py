@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
@@ -25,6 +26,10 @@ _INSERT = f"INSERT INTO session ({_COLUMNS}) VALUES (?, NULL, ?, ?, ?, ?, ?, ?, 
 _STORED_BEFORE = "SELECT start, stop FROM stored WHERE sequence = ? AND start <= ? ORDER BY start DESC LIMIT 1"
 _STORED_WITHIN = "SELECT max(stop) FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
 _FORGET_WITHIN = "DELETE FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
+
+
+class _Publishing(Exception):
+    """It must not expire now."""
 
 
 class SqlSessions:
@@ -164,16 +169,25 @@ class SqlSessions:
 
     def end(self, session_id: str) -> None:
         """See the contract."""
+        self._database.forgetting(lambda: self._end(session_id))
+
+    def _end(self, session_id: str) -> None:
         with self._database.writing():
             self._forget_ranges(session_id)
             self._database.change("DELETE FROM session WHERE session_id = ?", session_id)
 
     def expire(self, session_id: str, tombstone_until: float) -> bool:
         """See the contract."""
+        with contextlib.suppress(_Publishing):
+            self._database.forgetting(lambda: self._expire(session_id, tombstone_until))
+            return True
+        return False
+
+    def _expire(self, session_id: str, tombstone_until: float) -> None:
         with self._database.writing():
             row = self._database.row("SELECT state FROM session WHERE session_id = ?", session_id)
             if row is not None and row[0] == SessionState.PUBLISHING.value:
-                return False
+                raise _Publishing
             self._forget_ranges(session_id)
             self._database.change(
                 "UPDATE session SET state = ?, idempotency = NULL, expires_at = ? WHERE session_id = ?",
@@ -181,7 +195,6 @@ class SqlSessions:
                 tombstone_until,
                 session_id,
             )
-        return True
 
     def due(self, now: float, limit: int) -> list[SessionRecord]:
         """See the contract."""

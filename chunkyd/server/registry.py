@@ -12,7 +12,7 @@ import logging
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionRecord, SessionState
 from chunkyd.checkpoints import reached
-from chunkyd.errors import ChunkyError, Problem
+from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol.problems import problem
 from chunkyd.server.ledger import Ledger
 from chunkyd.server.session import LiveSession
@@ -118,7 +118,12 @@ class Registry:
             log.warning("session %.8s: expired, but not yet cleared away: %s", session.session_id, error)
 
     def _expire(self, session_id: str) -> None:
-        if self._catalog.expire(session_id, self._time.now() + self._ttl):
+        try:
+            over = self._catalog.expire(session_id, self._time.now() + self._ttl)
+        except StorageFull:
+            self._storage.discard(session_id)  # nobody can want its bytes any more, and they make the room
+            over = self._catalog.expire(session_id, self._time.now() + self._ttl)
+        if over:
             reached("server.expiry.recorded")
             self._storage.discard(session_id)
 
