@@ -19,7 +19,7 @@ from chunkyd.protocol.paths import readable
 from chunkyd.protocol.problems import problem
 from chunkyd.server.allowance import Allowances
 from chunkyd.server.arriving import Arriving, BatchFile
-from chunkyd.server.finish import Finisher, path_conflict
+from chunkyd.server.finish import Finisher, path_problem
 from chunkyd.server.ledger import Ledger, storage_full
 from chunkyd.server.publish import Publisher
 from chunkyd.server.receive import BodyCut, Receiver
@@ -109,7 +109,7 @@ class Batches:
     def _failed(self, record: SessionRecord, failure: Exception) -> Problem:
         path = readable(record.target)
         if isinstance(failure, PathConflict):
-            return path_conflict()
+            return path_problem(failure)
         log.warning("session %.8s: %s is not published yet, trying again: %s", record.session_id, path, failure)
         session = LiveSession(record, [(0, record.total_bytes)])
         self._registry.add(session)

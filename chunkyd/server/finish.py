@@ -22,7 +22,7 @@ from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
 from chunkyd.server.verify import Verifier
-from chunkyd.storage.base import PathConflict, Storage
+from chunkyd.storage.base import NameRefused, PathConflict, Storage
 
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
@@ -142,9 +142,9 @@ class Finisher:
         name = session.session_id
         try:
             await self._threads.record(self._publisher.publish, name)
-        except PathConflict:
+        except PathConflict as error:
             session.become(SessionState.RECEIVING)
-            session.refusal = path_conflict()
+            session.refusal = path_problem(error)
             session.publishing = False
             return
         except SessionLost:
@@ -179,7 +179,10 @@ class Finisher:
         self._registry.count(session)
 
 
-def path_conflict() -> Problem:
-    """The path cannot become a file."""
+def path_problem(found: PathConflict) -> Problem:
+    """Why the path cannot become a file."""
+    if isinstance(found, NameRefused):
+        text = "The server's file system takes no such name: it is too long there, or has characters it lacks."
+        return problem("malformed-request", text)
     text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
     return problem("path-conflict", text)

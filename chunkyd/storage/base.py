@@ -22,6 +22,10 @@ class PathConflict(Exception):
     """A folder that is not empty stands where the file should go; one that holds only empty folders is not empty."""
 
 
+class NameRefused(PathConflict):
+    """The file system takes no such name: too long for it, or with characters it does not have."""
+
+
 class Attributes(msgspec.Struct, frozen=True):
     """What a published file gets besides its bytes; None leaves what the system gives.
 
@@ -150,6 +154,7 @@ class Storage(Protocol):
           `keep_old`: it stays as `name.~N~` beside it, N the next free, the stem cut at a character so that the
           name fits 255 bytes. Else it is replaced. Whether old and new are equal is the caller's to know.
         - A folder at the target is removed if empty, else PathConflict, and nothing has changed.
+        - NameRefused where the file system does not take a name of the path, and nothing has changed.
         Temporary names never lengthen the name. Returns the fingerprint of what is published now.
         Raises FileNotFoundError where the partial is gone. Publications on one storage never mix: each sees the whole
         effect of the one before. After a crash at any point, calling it again finishes what was begun, and keeps

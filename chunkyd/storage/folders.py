@@ -7,6 +7,7 @@ deeper than the process may have files open.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,12 +15,22 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+NO_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})  # the file system could not even have such a name
+
+
 def status(name: bytes, folder: int) -> os.stat_result | None:
     """What stands at the name itself, links not followed; None where there is nothing."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno == errno.ENOENT or error.errno in NO_NAME:
+            return None
+        raise
+
+
+def leads_nowhere(error: OSError) -> bool:
+    """Whether an error on the way says that there is no such folder."""
+    return isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in NO_NAME
 
 
 class Walk:
@@ -52,8 +63,10 @@ class Walk:
         try:
             for name in names:
                 self.down(name, entering)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        except OSError as error:
+            if leads_nowhere(error):
+                return False
+            raise
         return True
 
     def again(self, root: int, names: Sequence[bytes]) -> bool:

@@ -19,10 +19,11 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 
 from chunkyd.checkpoints import reached
-from chunkyd.storage.base import PathConflict
-from chunkyd.storage.folders import Walk, status
+from chunkyd.storage.base import NameRefused, PathConflict
+from chunkyd.storage.folders import NO_NAME, Walk, status
 from chunkyd.storage.names import aside_name, free_number
 
 FOLDER_MODE = 0o755
@@ -75,6 +76,10 @@ class Placing:
         partial = os.stat(self._partial, dir_fd=self._partials, follow_symlinks=False)
         try:
             self._place(names, name, partial, keep_old)
+        except OSError as error:
+            if error.errno in NO_NAME:
+                raise NameRefused(name) from error
+            raise
         finally:
             if self._above is not None:
                 os.close(self._above)
@@ -91,7 +96,8 @@ class Placing:
                 if old is not None:
                     self._make_way(name, old, keep_old)
                 reached("storage.publish.renaming")
-                os.rename(self._partial, name, src_dir_fd=self._partials, dst_dir_fd=self._walk.folder)
+                with _naming(name):
+                    os.rename(self._partial, name, src_dir_fd=self._partials, dst_dir_fd=self._walk.folder)
                 reached("storage.publish.renamed")
             self._undo.pop_all()
 
@@ -114,7 +120,8 @@ class Placing:
             self._make(folder)
 
     def _make(self, folder: bytes) -> None:
-        os.mkdir(folder, FOLDER_MODE, dir_fd=self._walk.folder)
+        with _naming(folder):
+            os.mkdir(folder, FOLDER_MODE, dir_fd=self._walk.folder)
         reached("storage.folder.made")
         try:
             self._walk.down(folder, self._durable.ensure)
@@ -185,6 +192,17 @@ class Placing:
             os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
         reached("storage.old.kept")
         return aside
+
+
+@contextlib.contextmanager
+def _naming(name: bytes) -> Iterator[None]:
+    """Where a name is given, EINVAL is about the name: vfat and others lack some characters."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise NameRefused(name) from error
+        raise
 
 
 def _kept_before(folder: int, name: bytes, old: os.stat_result) -> bytes | None:

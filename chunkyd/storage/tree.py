@@ -14,7 +14,7 @@ from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.storage.base import PathConflict, Publication
-from chunkyd.storage.folders import Walk, opened_folder, regular_files, status
+from chunkyd.storage.folders import Walk, leads_nowhere, opened_folder, regular_files, status
 from chunkyd.storage.names import path_names, session_name, user_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
 from chunkyd.storage.placing import DurableFolders, Placing
@@ -93,7 +93,9 @@ class Tree:
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(opened_folder(self._files, names))
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError as error:
+                if not leads_nowhere(error):
+                    raise
                 yield None
                 return
             found = status(name, folder)
