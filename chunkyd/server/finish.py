@@ -174,7 +174,8 @@ class Finisher:
         async with self.user_locks[session.record.user]:
             moved = await self._threads.record(self._publisher.abandon_copy, session.record)
         if moved:
-            session.record = replace(session.record, state=SessionState.RECEIVING, reserved=False, copy_of=None)
+            # `reserved` stays: its new partial has its space from the same file system as the one before.
+            session.record = replace(session.record, state=SessionState.RECEIVING, copy_of=None)
             session.forget_stored()
         self._registry.count(session)
 
