@@ -20,6 +20,7 @@ from chunkyd.errors import StorageFull, UsageError
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY_PREFIX = ".chunkyd-"
 _WIDE_BYTES = 16
+_ROOM_BYTES = 1 << 17  # SQLite asks for no more at once, its shared memory included
 Column = int | bytes
 
 
@@ -115,6 +116,16 @@ def disk_full_is_storage_full(what: str) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise StorageFull(f"{what}: {os.strerror(error.errno or 0)}") from error
         raise
+
+
+def has_no_room(folder: str) -> bool:
+    """Whether nothing more can be written there. Tried out: what is free does not tell of a quota, or of a reserve."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=_TEMPORARY_PREFIX) as file:
+            file.write(bytes(_ROOM_BYTES))
+    except OSError as error:
+        return error.errno in DISK_FULL
+    return False
 
 
 def fsync_directory(path: str | bytes) -> None:

@@ -20,12 +20,12 @@ import peewee
 from chunkyd.catalog.spare import Spare
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
+from chunkyd.files import has_no_room
 
 Row = tuple[Any, ...]
 
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "cache_size": -1024, "journal_size_limit": 1 << 26}
 _TIMEOUT_SECONDS = 30
-_NEARLY_FULL_BYTES = 1 << 16
 
 
 class Taken(Exception):
@@ -54,9 +54,8 @@ def _readonly(path: str) -> ChunkyError:
 
 
 def _input_output(path: str) -> ChunkyError:
-    found = os.statvfs(os.path.dirname(path) or ".")
-    if found.f_bavail * found.f_frsize < _NEARLY_FULL_BYTES:
-        return _full(path)  # SQLite says so where it is its shared memory file that has no room
+    if has_no_room(os.path.dirname(path) or "."):
+        return _full(path)  # SQLite says so of a quota, and where it is its shared memory file that has no room
     return StateError(f"reading or writing the catalog {path} failed", mend="check the disk and the system's log")
 
 

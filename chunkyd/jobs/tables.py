@@ -21,6 +21,7 @@ import peewee
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
+from chunkyd.files import has_no_room
 
 Row = tuple[Any, ...]  # as SQLite returns it; leaves this package only as a struct
 
@@ -200,7 +201,9 @@ def translated(path: str) -> Iterator[None]:
 def _translation(path: str, error: BaseException) -> ChunkyError:
     origin = error if isinstance(error, sqlite3.Error) else error.__cause__ or error.__context__
     code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _disk_is_full(path)):
+    # A quota, and a full disk under the log's shared memory, are I/O errors to SQLite.
+    folder = os.path.dirname(path) or "."
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and has_no_room(folder)):
         return StorageFull(
             f"{path} cannot be written: the disk is full", mend="make room; nothing is lost, chunkyd goes on by itself"
         )
@@ -209,12 +212,3 @@ def _translation(path: str, error: BaseException) -> ChunkyError:
             f"{path} is damaged ({error})", mend="restart chunkyd: it moves the file aside and makes a new one"
         )
     return StateError(f"{path} cannot be used: {error}", mend="see that its folder is there and may be written to")
-
-
-def _disk_is_full(path: str) -> bool:
-    """The write-ahead log's shared memory is grown outside SQLite's own writes: a full disk is an I/O error there."""
-    try:
-        room = os.statvfs(os.path.dirname(path))
-    except OSError:
-        return False
-    return room.f_bavail * room.f_frsize < 1 << 20

@@ -20,6 +20,7 @@ from chunkyd.files import (
     absolute,
     fingerprint_columns,
     fingerprint_of_columns,
+    has_no_room,
     is_regular,
     make_durable_folder,
 )
@@ -267,7 +268,8 @@ def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        code = error.sqlite_errorcode & 0xFF  # a quota is an I/O error to SQLite
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and has_no_room(os.path.dirname(path))):
             raise StorageFull(f"{path} cannot be written: the disk is full", mend="Make room and try again.") from error
         raise StateError(
             f"{path} cannot be used: {error}", mend="Check its folder, move it aside, or name another file."
