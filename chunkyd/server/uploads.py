@@ -30,6 +30,7 @@ from chunkyd.server.finish import Finisher
 from chunkyd.server.handles import Handles
 from chunkyd.server.ledger import Ledger, storage_full
 from chunkyd.server.opening import Opener
+from chunkyd.server.probe import Probe
 from chunkyd.server.publish import Publisher
 from chunkyd.server.rebuild import Rebuild
 from chunkyd.server.receive import Bodies, Receiver
@@ -79,6 +80,7 @@ class Uploads:
         self._handles = Handles(storage, threads)
         self._receiver = Receiver(self._bodies, threads)
         self._verifier = Verifier(self._handles, threads)
+        self._probe = Probe(storage, catalog, threads)
         self._commit = GroupCommit(catalog, threads, self._deadline)
         self._registry = Registry(storage, catalog, threads, self._ledger, self._time, limits.session_ttl)
         publisher = Publisher(storage, catalog, clock, keep_old=keep_old)
@@ -263,8 +265,7 @@ class Uploads:
 
     async def probe(self) -> None:
         """Raise StorageFull, StateError or OSError where nothing can be stored now."""
-        await self._threads.record(self._storage.probe)
-        await self._threads.record(self._catalog.probe)
+        await self._probe.outcome()
 
     def stop_bodies(self) -> None:
         """Refuse every chunk that is still being received."""

@@ -91,6 +91,34 @@ def test_an_administrator_cannot_expire_what_is_being_published() -> None:
     run(scenario)
 
 
+class CountedStorage(MemoryStorage):
+    """A disk that counts how often it was tried."""
+
+    trials = 0
+    full = False
+
+    def probe(self) -> None:
+        self.trials += 1
+        if self.full:
+            raise StorageFull("no room")
+
+
+def test_those_who_ask_at_once_share_one_trial() -> None:
+    """A thousand questions after readiness cost the disk one trial, all get its outcome, and the next tries anew."""
+
+    async def scenario() -> None:
+        storage = CountedStorage()
+        bench = Bench(storage)
+        await asyncio.gather(*(bench.uploads.probe() for _ in range(1000)))
+        assert storage.trials == 1
+        storage.full = True
+        outcomes = await asyncio.gather(*(bench.uploads.probe() for _ in range(10)), return_exceptions=True)
+        assert storage.trials == 2 and all(isinstance(outcome, StorageFull) for outcome in outcomes)
+        await bench.close()
+
+    run(scenario)
+
+
 class MovedStorage(MemoryStorage):
     """A disk on which somebody moves the target's folder away at the moment of the first publication."""
 
