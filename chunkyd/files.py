@@ -108,6 +108,38 @@ def is_regular(status: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
+def folder_below(root: bytes, folder: bytes) -> Iterator[int]:
+    """A descriptor (O_PATH) of a folder below a root; a link on the way is not followed, but NotADirectoryError.
+
+    Opened step by step: whoever puts a link in a folder's place leads nobody out of the root, however well he times it.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(root, flags)
+    try:
+        for part in folder.split(b"/") if folder else ():
+            deeper = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = deeper
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_below(root: bytes, path: bytes, flags: int) -> int:
+    """Open a file below a root; no link below the root is followed."""
+    folder, name = os.path.split(path)
+    with folder_below(root, folder) as descriptor:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+
+
+def lstat_below(root: bytes, path: bytes) -> os.stat_result:
+    """What stands at a path below a root; no link below the root is followed."""
+    folder, name = os.path.split(path)
+    with folder_below(root, folder) as descriptor:
+        return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+
+
+@contextlib.contextmanager
 def disk_full_is_storage_full(what: str) -> Iterator[None]:
     """Turn ENOSPC and EDQUOT into StorageFull; `what` says what could not be written."""
     try:

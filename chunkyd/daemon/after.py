@@ -25,7 +25,7 @@ from chunkyd.checkpoints import reached
 from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.daemon.writers import open_for_writing
 from chunkyd.errors import SourceError
-from chunkyd.files import Fingerprint, fingerprint, fsync_directory, make_durable_folder
+from chunkyd.files import Fingerprint, fingerprint, folder_below, fsync_directory, lstat_below, make_durable_folder
 from chunkyd.settings import Delete, Keep, Move
 
 HIDDEN_PREFIX = b".chunkyd-sent-"
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 
 
 def after_upload(
-    source: bytes,
+    root: bytes,
     below: bytes,
     job_id: int,
     sent: Fingerprint,
@@ -53,31 +53,55 @@ def after_upload(
     *,
     stable_inodes: bool = True,
 ) -> Outcome:
-    """Do what `policy` says to `source`, whose path below its root is `below`; safe to do again after a crash.
+    """Do what `policy` says to the file at the path `below` a root; safe to do again after a crash.
 
+    Its folder is held open meanwhile: a link that takes the folder's place leads to no other file.
     Raises SourceError where it cannot be done (permission, a full disk); the source is then where it was.
     """
-    hidden = os.path.join(os.path.dirname(source), HIDDEN_PREFIX + b"%d" % job_id)
-    left_behind = os.path.lexists(hidden)
-    if isinstance(policy, Keep) and not left_behind:
+    folder, name = os.path.split(below)
+    hidden_name = HIDDEN_PREFIX + b"%d" % job_id
+    if isinstance(policy, Keep) and not _stands_below(root, os.path.join(folder, hidden_name)):
         return Outcome.KEPT
     try:
-        with _opened(hidden if left_behind else source) as descriptor:
-            if not left_behind:
-                now = fingerprint(os.fstat(descriptor))
-                if not sent.same_version(now, stable_inodes=stable_inodes) or _being_written(descriptor):
-                    return Outcome.LEFT
-                reached("daemon.after.hiding")
-                rename_without_replacing(source, hidden)
-                reached("daemon.after.hidden")
-            return _carry_out(descriptor, source, hidden, below, sent, policy)
-    except FileNotFoundError:
+        with folder_below(root, folder) as opened:
+            here = b"/proc/self/fd/%d/" % opened
+            return _with_hidden_name(here + name, here + hidden_name, below, sent, policy, stable_inodes=stable_inodes)
+    except (FileNotFoundError, NotADirectoryError):
         return Outcome.GONE
     except OSError as error:
         raise SourceError(
             f"it has arrived, but could not be {_verb(policy)}: {error.strerror}",
             mend="nothing is lost; mend that and run `chunkyctl retry`",
         ) from error
+
+
+def _stands_below(root: bytes, path: bytes) -> bool:
+    try:
+        lstat_below(root, path)
+    except OSError:
+        return False
+    return True
+
+
+def _with_hidden_name(
+    source: bytes,
+    hidden: bytes,
+    below: bytes,
+    sent: Fingerprint,
+    policy: Keep | Delete | Move,
+    *,
+    stable_inodes: bool,
+) -> Outcome:
+    left_behind = os.path.lexists(hidden)
+    with _opened(hidden if left_behind else source) as descriptor:
+        if not left_behind:
+            now = fingerprint(os.fstat(descriptor))
+            if not sent.same_version(now, stable_inodes=stable_inodes) or _being_written(descriptor):
+                return Outcome.LEFT
+            reached("daemon.after.hiding")
+            rename_without_replacing(source, hidden)
+            reached("daemon.after.hidden")
+        return _carry_out(descriptor, source, hidden, below, sent, policy)
 
 
 def _verb(policy: Keep | Delete | Move) -> str:

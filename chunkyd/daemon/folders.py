@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 
 from chunkyd.daemon.after import HIDDEN_PREFIX, MOVING_PREFIX
-from chunkyd.files import is_regular
+from chunkyd.files import is_regular, lstat_below
 from chunkyd.settings import Folder
 from chunkyd.watch.shapes import WatchedRoot
 
@@ -41,6 +42,29 @@ class Folders:
         folder = self._by_name.get(name)
         return os.path.join(os.fsencode(folder.path), path) if folder else None
 
+    def root(self, name: str) -> bytes | None:
+        """Where the folder itself stands."""
+        folder = self._by_name.get(name)
+        return os.fsencode(folder.path) if folder else None
+
+    def has_file(self, name: str, path: bytes) -> bool:
+        """Whether a regular file is there. What took its place is nothing to send; what cannot be seen may be one."""
+        root = self.root(name)
+        try:
+            return root is not None and is_regular(lstat_below(root, path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+
+    def has_folder(self, name: str, path: bytes) -> bool:
+        """Whether a folder is there, and no link to one."""
+        root = self.root(name)
+        try:
+            return root is not None and stat.S_ISDIR(lstat_below(root, path).st_mode)
+        except OSError:
+            return False
+
     def watched(self) -> list[WatchedRoot]:
         """What the watcher is told of them; the daemon's own hidden names are never files to send."""
         return [
@@ -55,16 +79,6 @@ class Folders:
             )
             for folder in self._by_name.values()
         ]
-
-
-def is_file(source: bytes) -> bool:
-    """Whether a regular file is there: what took its place is nothing to send, but what cannot be seen may be one."""
-    try:
-        return is_regular(os.lstat(source))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
 
 
 def published_path(folder: str, path: bytes) -> bytes:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 
-from chunkyd.daemon.folders import Folders, is_file
+from chunkyd.daemon.folders import Folders
 from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.files import Fingerprint
@@ -57,10 +56,10 @@ class Intake:
 
     def gone(self, folder: str, path: bytes) -> None:
         """A hint that a file or a whole directory went away; a look decides."""
-        found, source = self._folders.get(folder), self._folders.source(folder, path)
-        if found is None or source is None or is_file(source):
+        found = self._folders.get(folder)
+        if found is None or self._folders.has_file(folder, path):
             return
-        below = not os.path.isdir(source) or os.path.islink(source)
+        below = not self._folders.has_folder(folder, path)
         devices = self._homes.only(folder, found.path)
         if devices is not None:
             self._queue.source_gone(folder, path, below=below, devices=devices)
@@ -71,8 +70,7 @@ class Intake:
 
     def _check(self, job: Job) -> None:
         """A job missing under another root than its own is left to its worker, which pauses it."""
-        source = self._folders.source(job.folder, job.path)
-        if source is None or is_file(source):
+        if self._folders.has_file(job.folder, job.path):
             return
         # The root is looked at after the file: a disk pulled in between makes the first look worthless.
         if self._whereabouts.is_deleted(job):

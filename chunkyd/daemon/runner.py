@@ -15,7 +15,7 @@ from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.daemon.connection import Connection
-from chunkyd.daemon.folders import Folders, is_file, published_path
+from chunkyd.daemon.folders import Folders, published_path
 from chunkyd.daemon.live import LiveUpload
 from chunkyd.daemon.memory import JobMemory
 from chunkyd.daemon.whereabouts import Whereabouts
@@ -32,7 +32,7 @@ from chunkyd.errors import (
     SourceUnreadable,
     Unreachable,
 )
-from chunkyd.files import Fingerprint, fingerprint, is_regular
+from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below
 from chunkyd.jobs.job import Job, same_version
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
@@ -121,7 +121,8 @@ class Runner:
             source = self._folders.source(job.folder, job.path)
             if source is None:
                 raise Interrupted("its folder is no longer configured")
-            files.append(Small(source, published_path(job.folder, job.path), job.fingerprint))
+            root = self._folders.root(job.folder)
+            files.append(Small(source, published_path(job.folder, job.path), job.fingerprint, root))
         return self._together().send(files, lambda: all(live.stop.is_set() for live in lives))
 
     def _finish_together(self, arrived: Sequence[tuple[Job, Fingerprint]]) -> None:
@@ -183,6 +184,7 @@ class Runner:
             clock=self._clock,
             stop=live.stop,
             expected=job.fingerprint,
+            root=self._folders.root(job.folder),
         )
 
     def _note(self, live: LiveUpload, picture: Progress) -> None:
@@ -210,14 +212,14 @@ class Runner:
 
     def _after(self, job: Job, sent: Fingerprint) -> bool:
         """The step after the upload; False where the job waits for its folder."""
-        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
-        if folder is not None and source is not None:
-            outcome = after_upload(source, job.path, job.id, sent, folder.after_upload)
+        folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
+        if folder is not None and root is not None:
+            outcome = after_upload(root, job.path, job.id, sent, folder.after_upload)
             if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
                 return False  # it may stand there under its hidden name
             reached("daemon.after.done")
             if outcome is not Outcome.KEPT:
-                self._told(outcome, job.id, readable(source))
+                self._told(outcome, job.id, readable(os.path.join(root, job.path)))
         return True
 
     def _record(self, job: Job, error: ChunkyError) -> None:
@@ -263,8 +265,7 @@ class Runner:
 
     def _is_no_file(self, job: Job) -> bool:
         """Whether a folder, a link or the like stands where the file was."""
-        source = self._folders.source(job.folder, job.path)
-        return source is not None and not is_file(source)
+        return self._folders.get(job.folder) is not None and not self._folders.has_file(job.folder, job.path)
 
     def _version_now(self, job: Job) -> Fingerprint | None:
         """The version at the source's path; None where the watcher must find out.
@@ -272,9 +273,9 @@ class Runner:
         One that has not settled is left to the watcher, which has heard of it too: taken up at once, a file that is
         being written would be read, given up and taken up again as fast as the disk turns.
         """
-        folder, source = self._folders.get(job.folder), self._folders.source(job.folder, job.path)
+        folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         try:
-            status = os.lstat(source) if source is not None else None
+            status = lstat_below(root, job.path) if root is not None else None
         except OSError:
             return None
         if folder is None or status is None or not is_regular(status):

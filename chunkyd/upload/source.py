@@ -20,7 +20,7 @@ from collections.abc import Callable
 import google_crc32c
 
 from chunkyd.errors import SourceChanged, SourceError, SourceGone, SourceUnreadable
-from chunkyd.files import Fingerprint, fingerprint, is_regular
+from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below, open_below
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.ranges import Range
 
@@ -43,11 +43,14 @@ def install_lease_handler() -> None:
 class Source:
     """One open regular file; `fingerprint` is the version it had when it was opened.
 
+    `root`: a folder above the path; no link below it is followed. By default its own folder.
     Raises SourceGone, SourceUnreadable, or SourceChanged where another program holds it locked for writing.
     """
 
-    def __init__(self, path: str | bytes) -> None:
+    def __init__(self, path: str | bytes, root: bytes | None = None) -> None:
         self.path = os.fsencode(path)
+        self._root = os.path.dirname(self.path) or b"." if root is None else root
+        self._below = os.path.basename(self.path) if root is None else self.path.removeprefix(root).lstrip(b"/")
         self._users = 1
         self._guard = threading.Lock()
         self._leased = False
@@ -84,7 +87,7 @@ class Source:
 
     def _open(self) -> int:
         try:  # O_NONBLOCK: opening a FIFO must not wait for its writer
-            return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            return open_below(self._root, self._below, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise self._translated(error) from error
 
@@ -132,7 +135,7 @@ class Source:
         self.keep_lease()
         try:
             status = os.fstat(self._descriptor)
-            os.lstat(self.path)
+            lstat_below(self._root, self._below)
         except OSError as error:
             raise self._translated(error) from error
         found = fingerprint(status)

@@ -35,11 +35,15 @@ _FAST, _SLOW = 1.0, 8.0  # seconds for a request
 
 
 class Small(msgspec.Struct, frozen=True):
-    """A small file: where it is, the path it is published under, and the version that is meant (None: any)."""
+    """A small file: where it is, the path it is published under, and the version that is meant (None: any).
+
+    `root`: a folder above `source`; no link below it is followed.
+    """
 
     source: bytes
     path: bytes
     expected: Fingerprint | None = None
+    root: bytes | None = None
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -166,7 +170,7 @@ class Together:
 def _read(file: Small) -> _Packed | None:
     """The file, whole; None where it cannot be had now, or is not the version that is meant."""
     try:
-        source = Source(file.source)
+        source = Source(file.source, file.root)
     except SourceError:
         return None
     try:

@@ -59,7 +59,8 @@ class Uploader:
 
     `name`: the published path, by default the file's base name. `state`: the file of the session memory, by default
     one in the user's state folder; `memory` takes its place. `expected`: the version to send; another one raises
-    SourceChanged. `client`: a shared one; it brings URL, token and the like. Sizes in bytes, times in seconds.
+    SourceChanged. `root`: a folder above the path (both absolute); no link below it is followed. `client`: a shared
+    one; it brings URL, token and the like. Sizes in bytes, times in seconds.
     """
 
     def __init__(
@@ -87,9 +88,11 @@ class Uploader:
         clock: Clock | None = None,
         stop: threading.Event | None = None,
         expected: Fingerprint | None = None,
+        root: bytes | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._path = absolute(os.fsencode(path))
+        self._path = absolute(os.fsencode(path)) if root is None else os.fsencode(path)
+        self._root = root
         self._own_client = client is None
         self._client = client or Client(
             url, token=token, ca_file=ca_file, proxy=proxy, allow_plain=allow_plain, clock=self._clock
@@ -126,7 +129,7 @@ class Uploader:
         """
         memory = self._memory or SqliteMemory(self._state)
         try:
-            source = Source(self._path)
+            source = Source(self._path, self._root)
             try:
                 return self._upload(source, memory)
             finally:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.files import Fingerprint, fingerprint, folder_below
 
 _BATCH = 500
 
@@ -26,11 +26,9 @@ class Batch(msgspec.Struct):
 
 
 def open_directory(root: bytes, directory: bytes) -> int:
-    """A descriptor of a directory below the root; a symlink in its place is ELOOP or ENOTDIR, never followed."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    if not directory:
-        return os.open(root, flags)
-    return os.open(os.path.join(root, directory), flags | os.O_NOFOLLOW)
+    """A descriptor of a directory below the root; a symlink in its place, or above it, is ENOTDIR."""
+    with folder_below(root, directory) as found:
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
 
 
 def entries(descriptor: int) -> Iterator[Batch]:
@@ -62,12 +60,8 @@ def _sort(entry: os.DirEntry[str], batch: Batch) -> None:
 
 def stands_below(root: bytes, directory: bytes) -> bool:
     """Whether every step from the root down to this directory is a directory itself, and no symlink elsewhere."""
-    path = root
-    for part in directory.split(b"/") if directory else ():
-        path = os.path.join(path, part)
-        try:
-            if os.path.islink(path) or not os.path.isdir(path):
-                return False
-        except OSError:
-            return False
-    return True
+    try:
+        with folder_below(root, directory):
+            return True
+    except OSError:
+        return False

@@ -37,7 +37,8 @@ def sent(path: Path) -> Fingerprint:
 
 def finish(path: Path, policy: Keep | Delete | Move, was: Fingerprint | None = None) -> Outcome:
     """As the daemon does it, for job 7."""
-    return after_upload(os.fsencode(path), b"sub/" + os.fsencode(path.name), 7, was or sent(path), policy)
+    below = os.fsencode(path.relative_to(path.parent.parent))
+    return after_upload(os.fsencode(path.parent.parent), below, 7, was or sent(path), policy)
 
 
 def test_keep_leaves_it(source: Path) -> None:
