@@ -7,18 +7,18 @@ it and the user's wishes arrive.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import msgspec
 
 from chunkyd.checkpoints import reached
-from chunkyd.files import Fingerprint
-from chunkyd.jobs.core import text
+from chunkyd.files import Fingerprint, fingerprint_columns
+from chunkyd.jobs.core import one_of, text
 from chunkyd.jobs.job import Change, Job, same_version
 from chunkyd.jobs.offers import Offers
 from chunkyd.jobs.retry import delay, probe_delay
 from chunkyd.jobs.states import RUNNING, Reason, State, before
-from chunkyd.jobs.tables import JobRow
 
 MOST_RESTARTS = 3
 
@@ -40,7 +40,22 @@ _PROGRESS = (
     " updated = ?3 WHERE id = ?4 AND claimed_by = ?5 AND claims = ?6 AND finished IS NULL"
 )
 
+_KNOW_SENT = (
+    "INSERT OR REPLACE INTO known SELECT folder, directory, name, ?, ?, ?, ?, ?, file_hash, 1, ? FROM jobs WHERE id = ?"
+)
+
 _ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER_FULL, Reason.SOURCE})  # they pass without a word to us
+
+
+@functools.cache
+def _step_statement(columns: tuple[str, ...], state: State | None) -> str:
+    """Sets these columns; there are as many statements as kinds of steps, and some run for each of many small files."""
+    earlier = RUNNING if state is None else before(state) & RUNNING
+    changed = ", ".join(f"{column} = ?" for column in columns)
+    return (
+        f"UPDATE jobs SET {changed}"  # noqa: S608  # our own columns
+        f" WHERE id = ? AND claimed_by = ? AND claims = ? AND state IN {one_of(earlier)}"
+    )
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -146,7 +161,7 @@ class Steps(Offers):
             "attempts": 0,
             "probes": 0,
         }
-        return self._current(job) is not None and self._step(job, State.FINISHING, changes)
+        return self._step(job, State.FINISHING, changes)
 
     # The ends of a claim
 
@@ -159,10 +174,9 @@ class Steps(Offers):
         now, moved = self._clock.wall(), 0
         with self._tables.transaction():
             for job, sent in jobs:
-                current = self._current(job)
                 left = self._leave(job, State.DONE, {"finished": now})
-                if current is not None and left:
-                    self._know(current, sent, now, sent=True)
+                if left:
+                    self._tables.execute(_KNOW_SENT, (*fingerprint_columns(sent), now, job.id))
                 moved += left
         reached("jobs.done")
         self.on_change()
@@ -283,17 +297,11 @@ class Steps(Offers):
 
     def _step(self, job: Job, state: State | None, changes: dict[str, object]) -> bool:
         """The one compare-and-set: claim and state as they must be."""
-        earlier = RUNNING if state is None else before(state) & RUNNING
         kept = {**changes, "updated": self._clock.wall()}
-        return bool(
-            self._tables.update(
-                kept if state is None else {**kept, "state": state},
-                JobRow.id == job.id,
-                JobRow.claimed_by == job.claimed_by,
-                JobRow.claims == job.claims,
-                JobRow.state.in_([str(one) for one in earlier]),
-            )
-        )
+        if state is not None:
+            kept["state"] = state
+        statement = _step_statement(tuple(kept), state)
+        return bool(self._tables.execute(statement, (*kept.values(), job.id, job.claimed_by, job.claims)))
 
     def _leave(self, job: Job, state: State, changes: dict[str, object]) -> bool:
         left = self._step(job, state, {**changes, "claimed_by": None})

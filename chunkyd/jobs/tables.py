@@ -36,38 +36,6 @@ _PRAGMAS = {
 }
 
 
-class JobRow(peewee.Model):
-    """A job; what its columns mean is said at `job.Job`. The schema itself is made by the migrations."""
-
-    id = peewee.AutoField()
-    state = peewee.TextField()
-    reason = peewee.TextField(null=True)
-    error = peewee.TextField(null=True)
-    user_paused = peewee.IntegerField()
-    attempts = peewee.IntegerField()
-    restarts = peewee.IntegerField()
-    probes = peewee.IntegerField()
-    next_attempt = peewee.FloatField(null=True)
-    bytes_done = peewee.IntegerField()
-    bytes_most = peewee.IntegerField()
-    bytes_sent = peewee.IntegerField()
-    file_hash = peewee.TextField(null=True)
-    session_id = peewee.TextField(null=True)
-    session_url = peewee.TextField(null=True)
-    resumed_times = peewee.IntegerField()
-    resumed_from = peewee.IntegerField(null=True)
-    claimed_by = peewee.TextField(null=True)
-    claims = peewee.IntegerField()
-    arrived = peewee.FloatField(null=True)
-    updated = peewee.FloatField()
-    finished = peewee.FloatField(null=True)
-
-    class Meta:
-        """Which table."""
-
-        table_name = "jobs"
-
-
 class _Connection(sqlite3.Connection):
     durable = False  # how `synchronous` stands on this connection
 
@@ -173,12 +141,6 @@ class Tables:
         """One statement for each row."""
         with translated(self.path):
             self.connection().executemany(statement, rows)
-
-    def update(self, changes: dict[str, object], *conditions: peewee.Expression) -> int:
-        """Set these columns of the jobs that meet the conditions; how many did."""
-        self.connection()
-        with translated(self.path):
-            return int(JobRow.update(changes).where(*conditions).execute(self._database))
 
 
 def _quoted(path: str) -> str:

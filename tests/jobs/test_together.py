@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from chunkyd.clock import ManualClock
@@ -125,3 +127,18 @@ def test_a_crash_gives_all_back(queue: Queue) -> None:
     recovered = queue.recover("another run")
     assert (recovered.jobs, recovered.arrived) == (3, 1)
     assert [claim(queue).state for _ in range(3)] == [State.FINISHING, State.HASHING, State.HASHING]
+
+
+def test_each_of_many_costs_three_statements(queue: Queue) -> None:
+    """From `complete` to done a small file among many costs the table three statements, and no question."""
+    queue.offer([change(b"%d" % number) for number in range(100)])
+    first = claim(queue)
+    jobs = [first, *queue.claim_with(first, jobs=99, size=ALL, total=ALL)]
+    statements: list[str] = []
+    queue._tables.connection().set_trace_callback(statements.append)
+    arrived = queue.arrived_together([Arrival(job, HASH, 10) for job in jobs])
+    assert queue.done_together([(job, job.fingerprint) for job in arrived]) == 100
+    queue._tables.connection().set_trace_callback(None)
+    # A statement is traced again for each trigger it pulls.
+    ours = [each for each, _ in itertools.groupby(statements) if each.startswith(("UPDATE", "INSERT", "SELECT"))]
+    assert len(ours) == 300
