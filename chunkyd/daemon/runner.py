@@ -233,8 +233,10 @@ class Runner:
                 self._queue.changed(job, self._version_now(job), str(error))
             case SourceError():
                 now = self._queue.job(job.id)
-                arrived = now is not None and now.arrived is not None
-                self._queue.fail(job, Reason.AFTER_UPLOAD if arrived else Reason.SOURCE, str(error))
+                if now is not None and now.arrived is not None:
+                    self._queue.fail(job, Reason.AFTER_UPLOAD, str(error))
+                else:  # permission, a disk's error: nothing tells us when it is over, so we look, ever more rarely
+                    self._queue.wait(job, str(error), paused_for=Reason.SOURCE)
             case Unreachable() if isinstance(error.__cause__, Problem):
                 self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
             case Unreachable() | NetworkError() | NotChunky():

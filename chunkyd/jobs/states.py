@@ -35,7 +35,7 @@ class Reason(StrEnum):
     AUTH = "auth"  # paused: the token is not accepted
     ROOT_MISSING = "root-missing"  # paused: the watched folder is not there
     USER = "user"  # shown while the user's pause holds; cancelled by the user
-    SOURCE = "source"  # failed: the file cannot be read; paused: another program has it locked, or is opening it
+    SOURCE = "source"  # paused: the file cannot be read, or another program has it locked, or is opening it
     REFUSED = "refused"  # failed: the server will not take it
     RESTARTS = "restarts"  # failed: too many sessions were lost
     AFTER_UPLOAD = "after-upload"  # failed: it has arrived, but could not be moved or deleted

@@ -247,10 +247,11 @@ class WatchedFolder:
             self._schedule.started(now)
             self._scanner.begin_full()
         unwatched = self._tree.unwatched if self._tree is not None else ()
+        unreadable = self._scanner.unreadable.directories
         if now >= self._schedule.next_poll:
-            for node in unwatched:
-                self._scanner.hint(node.path())
-        self._schedule.poll(now, wanted=bool(unwatched))
+            for path in (*(node.path() for node in unwatched), *unreadable):
+                self._scanner.hint(path)
+        self._schedule.poll(now, wanted=bool(unwatched or unreadable))
 
     def _scan(self) -> None:
         until = self._clock.monotonic() + _SLICE
@@ -307,7 +308,7 @@ class WatchedFolder:
         trouble = (
             missing(self._problem)
             if self._problem
-            else worst(self.backoff, self._no_inotify, self._tree, self._scanner.unreadable)
+            else worst(self.backoff, self._no_inotify, self._tree, self._scanner.unreadable.named)
         )
         return RootStatus(
             folder=self.root.name,

@@ -7,7 +7,7 @@ leads somewhere else. A file is gone only while the root holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from functools import partial
 
 from chunkyd.clock import Clock
@@ -17,6 +17,7 @@ from chunkyd.watch.rescan import stands_below
 from chunkyd.watch.roots import FileSystem
 from chunkyd.watch.settle import Settling
 from chunkyd.watch.shapes import Settled, WatchedRoot
+from chunkyd.watch.unreadable import Unreadable
 from chunkyd.watch.writers import open_for_writing
 
 
@@ -31,7 +32,7 @@ class Looks:
         outbox: Outbox,
         clock: Clock,
         holds: Callable[[], bool],
-        unreadable: MutableMapping[bytes, str],
+        unreadable: Unreadable,
     ) -> None:
         self._root = root
         self._top = os.fsencode(root.path)
@@ -64,12 +65,16 @@ class Looks:
         try:
             status = os.lstat(full)
             if is_regular(status):
-                return fingerprint(_fresh(full) if self._system.network else status)
+                found = fingerprint(_fresh(full) if self._system.network else status)
+                self._unreadable.forget(path)
+                return found
         except (FileNotFoundError, NotADirectoryError):
             self._is_gone(path)
             return None
         except OSError as error:
-            self._unreadable[path] = os.strerror(error.errno or 0)
+            self._unreadable.remember(path, os.strerror(error.errno or 0))
+            self._settling.postpone(path, self._clock.monotonic())
+            return None
         self._settling.forget(path)
         return None
 
@@ -87,6 +92,7 @@ class Looks:
 
     def _is_gone(self, path: bytes) -> None:
         self._settling.forget(path)
+        self._unreadable.forget(path)
         if self._holds():
             self._outbox.gone(path)
 

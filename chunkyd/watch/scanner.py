@@ -25,10 +25,10 @@ from chunkyd.watch.roots import FileSystem
 from chunkyd.watch.settle import Settling
 from chunkyd.watch.shapes import Knowledge, Settled, WatchedRoot
 from chunkyd.watch.tree import Node, Tree
+from chunkyd.watch.unreadable import Unreadable
 from chunkyd.watch.writers import open_for_writing
 
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-_REMEMBERED = 20
 
 
 class Totals(msgspec.Struct):
@@ -70,7 +70,7 @@ class Scanner:
         self._full_walk: Iterator[None] | None = None
         self._counting = Totals()
         self.totals = Totals()
-        self.unreadable: dict[bytes, str] = {}
+        self.unreadable = Unreadable()
 
     @property
     def busy(self) -> bool:
@@ -122,9 +122,10 @@ class Scanner:
             if self._tree is not None and node is None:
                 return
             if node is not None and not full and node.watch is not None and node.listed:
+                self.unreadable.forget(directory)
                 return
+            self.unreadable.forget(directory)
             yield from self._list(directory, descriptor, node, found, full)
-            self.unreadable.pop(directory, None)
         except OSError as error:
             self._cannot_read(directory, error)
         finally:
@@ -152,7 +153,7 @@ class Scanner:
             yield
         if node is not None and self._tree is not None:
             self._tree.prune(before, seen)
-            node.listed = True
+            node.listed = directory not in self.unreadable.directories
         self._counting.directories += full
 
     def _known(self, directory: bytes) -> Mapping[bytes, Fingerprint] | None:
@@ -180,6 +181,9 @@ class Scanner:
             written = partial(open_for_writing, os.path.join(os.fsencode(self._root.path), path))
             if self._settling.saw(path, found, now, self._system.quiet(found, wall), written):
                 self._outbox.settled(Settled(self._root.name, path, found))
+        for name in batch.unreadable:
+            self.unreadable.remember(os.path.join(directory, name), "it cannot be looked at")
+            self.unreadable.directories.add(directory)
         if full:
             self._count(directory, batch, count)
 
@@ -188,20 +192,20 @@ class Scanner:
         self._counting.skipped += len(batch.special) + len(batch.unreadable)
         if batch.special and not self._counting.strange:
             self._counting.strange = os.path.join(directory, batch.special[0])
-        for name in batch.unreadable:
-            self._remember(os.path.join(directory, name), "it cannot be looked at")
 
     def _cannot_read(self, directory: bytes, error: OSError) -> None:
+        self.unreadable.forget(directory)
         if error.errno in _VANISHED and directory:
             return
         self._counting.skipped += 1
-        self._remember(directory, os.strerror(error.errno or 0))
-
-    def _remember(self, path: bytes, why: str) -> None:
-        if len(self.unreadable) < _REMEMBERED:
-            self.unreadable[path] = why
+        self.unreadable.remember(directory, os.strerror(error.errno or 0))
+        self.unreadable.directories.add(directory)
+        node = self._tree.find(directory) if self._tree is not None else None
+        if node is not None:
+            node.listed = False
 
     def close(self) -> None:
         """Give up all walks."""
         self._hinted.clear()
+        self.unreadable.clear()
         self._hinted_walk = self._full_walk = None

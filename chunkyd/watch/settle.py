@@ -25,7 +25,7 @@ WRITER_FACTOR = 10.0  # times the settle time, for a file that somebody has open
 
 
 class _Entry:
-    __slots__ = ("deadline", "fingerprint", "first_seen", "hinted", "last_look", "quiet_since", "restless")
+    __slots__ = ("deadline", "failures", "fingerprint", "first_seen", "hinted", "last_look", "quiet_since", "restless")
 
     def __init__(self, now: float) -> None:
         self.fingerprint: Fingerprint | None = None
@@ -35,6 +35,7 @@ class _Entry:
         self.deadline = now
         self.hinted = True
         self.restless = 0
+        self.failures = 0
 
 
 class Settling:
@@ -112,9 +113,11 @@ class Settling:
         """It is gone, or no file to send."""
         self._entries.pop(path, None)
 
-    def postpone(self, path: bytes, until: float) -> None:
-        """This time it could not be looked at."""
-        self._schedule(path, self._entries[path], until)
+    def postpone(self, path: bytes, now: float) -> None:
+        """It could not be looked at: again in a second, then ever more rarely."""
+        entry = self._entries[path]
+        self._schedule(path, entry, now + min(LONGEST_PAUSE, 2.0**entry.failures))
+        entry.failures = min(entry.failures + 1, 10)
 
     def clear(self) -> None:
         """Forget all: the root is not there."""
