@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl
 
-.PHONY: run test network crash check clean packages chaos machines
+.PHONY: run test network files crash check clean packages chaos machines
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -22,6 +22,10 @@ crash: $(TEST_STAMP)
 # Every fault of the network and load, those too that need half a minute of silence.
 network: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_network*.py) tests/faults/test_load.py -m "long or not long"
+
+# Files that change in every phase in every way, and folders that go away.
+files: packages $(TEST_STAMP)
+	$(BIN)/python -m pytest $(wildcard tests/faults/test_files*.py) tests/faults/test_folders.py -m "long or not long"
 
 # Files, programs and network in trouble for so many minutes; the seed is printed, and plans the same again.
 MINUTES ?= 10
