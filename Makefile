@@ -13,7 +13,7 @@ run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
 
 test: packages $(TEST_STAMP) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Real processes die at every checkpoint (chunkyd/checkpoints.py); `make test` has a sample of it. docs/failure-model.md
 crash: $(TEST_STAMP)

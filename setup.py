@@ -40,6 +40,7 @@ setup(
             "pytest>=9",
             "hypothesis>=6.150",
             "pytest-randomly>=4",
+            "pytest-xdist>=3.8",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
             "import-linter>=2.5",

@@ -1,0 +1,25 @@
+"""What every test gets."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Reports travel between processes as UTF-8, and what our tests print has names in it that are none."""
+    report = yield
+    return _as_text(report)
+
+
+def _as_text(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {_as_text(key): _as_text(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(_as_text(item) for item in data)
+    return data
