@@ -6,9 +6,7 @@ rest at once: five attempts for each of two thousand files help nobody.
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -70,21 +68,25 @@ class Delivery:
             threading.Thread(target=self._work, name="chunky-file", daemon=True)
             for _ in range(min(WORKERS, len(files)))
         ]
+        self._working = 1  # the one that starts them counts too
+        self._over = threading.Event()  # Thread.join, interrupted by Ctrl-C, takes a thread that works for an ended one
 
     def run(self) -> None:
         """Send them all; returns when the last one has ended. Raises what is a bug."""
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                with self._guard:
+                    self._working += 1
+                thread.start()
+        finally:
+            self._leave()
         self.wait()
         if self._fatal is not None:
             raise self._fatal
 
-    def wait(self, seconds: float = math.inf) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         """Return when the last one has ended, or after so many seconds."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            while thread.is_alive() and time.monotonic() < deadline:
-                thread.join(0.2)  # without an end it could not be interrupted
+        self._over.wait(seconds)
 
     def stop(self) -> None:
         """End the files under way within a second, and begin no other."""
@@ -115,6 +117,14 @@ class Delivery:
         except BaseException as error:  # noqa: BLE001  # raised again by run
             self._fatal = error
             self.stop()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._working -= 1
+            if self._working == 0:
+                self._over.set()
 
     def _work_together(self) -> bool:
         """Small files as long as there are any, a few threads at once; what needs an upload of its own waits.
