@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl
 
-.PHONY: run test network files crash check clean packages chaos machines
+.PHONY: run test network files crash check clean packages chaos machines powerloss disks
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -24,6 +24,14 @@ network: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_network*.py) tests/faults/test_load.py -m "long or not long"
 
 # Files that change in every phase in every way, and folders that go away.
+# The power goes a few hundred times.
+powerloss: packages $(TEST_STAMP)
+	POWER_LIVES=70 POWER_SEED=$${POWER_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/faults/test_power_loss.py
+
+# Every trouble of the server's disk, under everything it keeps there.
+disks: packages $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/faults/test_disks.py -m "long or not long"
+
 files: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_files*.py) tests/faults/test_folders.py -m "long or not long"
 

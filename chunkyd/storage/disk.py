@@ -236,12 +236,13 @@ class DiskStorage:
         return self._tree.walk(user)
 
     def probe(self) -> None:
-        """See the contract: a small file is written and removed."""
+        """See the contract: a small file is written, synced and removed."""
         with disk_full_is_storage_full(DISK_FULL_TEXT):
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             with _closing(os.open(_PROBE, flags, 0o600, dir_fd=self._partials)) as descriptor:
                 try:
                     os.pwrite(descriptor, _PROBE_BYTES, 0)
+                    os.fdatasync(descriptor)  # a disk that takes bytes and keeps none is not ready
                     reached("storage.probe.written")
                 finally:
                     with contextlib.suppress(FileNotFoundError):  # two probes at once share the file
