@@ -137,8 +137,8 @@ class Manager:
         return "".join(log.read_text(errors="replace")[-6000:] for log in (self.log, self.said) if log.exists())
 
     def settled(self) -> bool:
-        """Whether it is neither starting nor stopping."""
-        return self.show()["ActiveState"] in ("active", "failed", "inactive")
+        """Whether it has started, or failed to; just after the wish it may still be inactive."""
+        return self.show()["ActiveState"] in ("active", "failed")
 
     def fed(self) -> int:
         """When the watchdog was fed last."""
