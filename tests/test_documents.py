@@ -71,6 +71,7 @@ def shown_by(reference: str) -> bool:
 @pytest.mark.parametrize(("family", "rows"), FAMILIES, ids=[family for family, _ in FAMILIES])
 def test_every_failure_names_what_shows_it(family: str, rows: str) -> None:
     """Each row of the failure model has its four columns, and the last names tests or make targets that exist."""
+    assert rows
     for row in rows.splitlines():
         columns = re.split(r"(?<!\\)\|", row.strip().strip("|"))
         assert len(columns) == 4 and all(column.strip() for column in columns), row
