@@ -1,0 +1,135 @@
+"""What things cost, counted in what does not depend on the machine: requests, bytes, syncs.
+
+So that speed cannot rot unseen. Limits are a little above what is true today; whoever has to raise one says why. The
+statements per job are counted in tests/jobs/test_together.py, the rows a question looks at in tests/jobs/test_million.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.programs import BIN, Daemon, Server, running, tree, wait_until
+
+MIB = 1 << 20
+BIG = 64 * MIB
+MANY = 1000
+SMALL = 4096
+
+
+def upload(server: Server, folder: Path, *arguments: object) -> None:
+    """`chunky upload`, with a memory of its own."""
+    command = [BIN / "chunky", "upload", *arguments, "--to", server.url, "--state", folder / "memory.sqlite3"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+
+
+def requests(server: Server) -> Counter[str]:
+    """How often each operation was asked for."""
+    return Counter(re.findall(r"server\.access: [A-Z]+ /(\w+) ", server.text()))
+
+
+def bytes_stored(server: Server) -> int:
+    """The bytes of all chunks that were taken."""
+    ranges = re.findall(r"PATCH /uploadChunk 200 .*? range=(\d+)-(\d+)/", server.text())
+    return sum(int(last) + 1 - int(first) for first, last in ranges)
+
+
+def many(folder: Path) -> Path:
+    """A thousand small files."""
+    for number in range(MANY):
+        path = folder / f"d{number % 10}" / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(SMALL))
+    return folder
+
+
+@contextlib.contextmanager
+def counted(server: Server, log: Path) -> Iterator[Counter[str]]:
+    """The server's syncs meanwhile, by the name of the system call; filled in at the end."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    command = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-p", str(server.pid), "-o", str(log)]
+    found: Counter[str] = Counter()
+    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        tasks = Path(f"/proc/{server.pid}/task")
+        wait_until(
+            "every thread is watched",
+            lambda: (
+                tracer.poll() is not None
+                or all("TracerPid:\t0\n" not in (each / "status").read_text() for each in tasks.iterdir())
+            ),
+        )
+        if tracer.poll() is not None:
+            pytest.skip("strace may not watch processes here")
+        yield found
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(20)
+    found.update(re.findall(r"^\d+ +(fsync|fdatasync)\(", log.read_text(), re.MULTILINE))
+
+
+def test_a_big_file(tmp_path: Path) -> None:
+    """64 MiB: each byte once, in a handful of requests; the same again: none of its bytes."""
+    server = Server(tmp_path)
+    file = tmp_path / "big"
+    file.write_bytes(os.urandom(BIG))
+    with running(server):
+        upload(server, tmp_path, file)
+        asked = requests(server)
+        assert bytes_stored(server) == BIG
+        assert asked["initiateUploadSession"] == asked["endUpload"] == 1
+        assert asked["uploadChunk"] <= 12  # chunks begin small and grow
+        assert asked.total() <= 16
+        upload(server, tmp_path, file)
+        assert bytes_stored(server) == BIG
+        assert requests(server).total() - asked.total() <= 4
+
+
+def test_many_small_files(tmp_path: Path) -> None:
+    """A thousand go in few requests, and few syncs beyond the one each of them needs; again: headers alone."""
+    server = Server(tmp_path)
+    folder = many(tmp_path / "many")
+    with running(server):
+        with counted(server, tmp_path / "syncs") as syncs:
+            upload(server, tmp_path, "-r", folder)
+        asked = requests(server)
+        assert asked.total() <= 8
+        assert MANY <= syncs.total() <= 1.2 * MANY + 100  # its bytes; folders and commits are shared
+        upload(server, tmp_path, "-r", folder)
+        assert requests(server).total() - asked.total() <= 6
+        assert requests(server)["initiateUploadSession"] == 0
+
+
+def test_many_small_files_of_the_daemon(tmp_path: Path) -> None:
+    """The daemon gathers them by itself."""
+    server = Server(tmp_path)
+    box = tmp_path / "outbox"
+    many(box)
+    daemon = Daemon(tmp_path, server.url, [{"path": str(box)}])
+    with running(server, daemon):
+        wait_until("all arrive", lambda: len(tree(server.files() / "outbox")) == MANY, 60, daemon.text)
+        daemon.wait_idle()
+        assert requests(server).total() <= 24  # the first go while the scan still finds the others
+
+
+def test_the_syncs_of_a_chunk(tmp_path: Path) -> None:
+    """At most one sync for the bytes of a chunk, and one or two for its record; a few for the session and the file."""
+    server = Server(tmp_path)
+    file = tmp_path / "big"
+    file.write_bytes(os.urandom(BIG))
+    with running(server):
+        with counted(server, tmp_path / "syncs") as syncs:
+            upload(server, tmp_path, file, "--chunk-size", "4MiB")
+        chunks = requests(server)["uploadChunk"]
+        assert chunks >= BIG // (4 * MIB)
+        assert chunks <= syncs.total() <= 3 * chunks + 16
