@@ -1,7 +1,7 @@
 """What things cost, counted in what does not depend on the machine: requests, bytes, syncs.
 
 So that speed cannot rot unseen. Limits are a little above what is true today; whoever has to raise one says why. The
-statements per job are counted in tests/jobs/test_together.py, the rows a question looks at in tests/jobs/test_million.py.
+statements per job are counted in tests/jobs/test_together.py, the rows of a question in tests/jobs/test_million.py.
 """
 
 from __future__ import annotations
