@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl strace
 
-.PHONY: run test network files crash check clean packages chaos machines powerloss disks
+.PHONY: run test network files crash check clean packages chaos machines powerloss disks bench
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -44,6 +44,10 @@ chaos: $(TEST_STAMP)
 # The state machines at length, from a new seed each time.
 machines: $(TEST_STAMP)
 	CHUNKYD_LONG_TESTS=1 $(BIN)/python -m pytest tests/chaos/test_two_ends.py tests/chaos/test_stack.py
+
+# Beside the peers; writes docs/performance.md. On a machine that does nothing else.
+bench: packages $(TEST_STAMP)
+	$(BIN)/python -m benchmarks
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .

@@ -258,7 +258,7 @@ def run(*command: str, check: bool = True, **options: Any) -> str:
     )
     if check:
         assert done.returncode == 0, f"{command} → {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return str(done.stdout)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Programs that measure the project beside its peers: `python -m benchmarks`. Nothing here is a test."""

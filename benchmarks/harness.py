@@ -1,0 +1,141 @@
+"""Project and peer in turn, in pairs; medians of wall and CPU seconds, and the ratio.
+
+Absolute times drift from run to run on a shared machine; the ratio of two runs side by side drifts far less.
+Each run has a receiver of its own that has seen nothing: a server that knows a version already would need no byte.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MADV_POPULATE_WRITE = 23
+TICKS = os.sysconf("SC_CLK_TCK")
+LONGEST_RUN = 600.0  # seconds; a run that takes longer is broken
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run cost: seconds by the clock, and of the processors at both ends."""
+
+    wall: float
+    client_cpu: float
+    receiver_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A receiving end that serves: its process group, the client's command, and where the files appear."""
+
+    group: int
+    command: Sequence[str]
+    arrived: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to send: what it checks and syncs, and how to start a receiver in an empty folder."""
+
+    name: str
+    verifies: str
+    durable: str
+    receiver: Callable[[Path, Path], AbstractContextManager[Receiver]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender's medians over all pairs, and every run they come from."""
+
+    name: str
+    verifies: str
+    durable: str
+    median: Run
+    runs: tuple[Run, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """For the results' file."""
+        return asdict(self)
+
+
+def prewarm(size: int) -> None:
+    """Fault memory in and let it go: a virtual machine's host hands pages out slowly, and the first writer pays."""
+    pages = mmap.mmap(-1, size)
+    pages.madvise(MADV_POPULATE_WRITE)
+    pages.close()
+
+
+def group_cpu(group: int) -> float:
+    """Processor seconds of all processes of a group so far, with those of children that have ended."""
+    total = 0
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+        if int(fields[2]) == group:
+            total += sum(int(value) for value in fields[11:15])
+    return total / TICKS
+
+
+def run_client(command: Sequence[str]) -> tuple[float, float]:
+    """Wall and processor seconds of a command that must succeed, its start included."""
+    before = os.times()
+    start = time.monotonic()
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=LONGEST_RUN)
+    wall = time.monotonic() - start
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, cpu
+
+
+def content(folder: Path) -> tuple[int, int]:
+    """How many files stand below a folder, and their bytes."""
+    sizes = [os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(folder) for name in names]
+    return len(sizes), sum(sizes)
+
+
+def measure(contender: Contender, source: Path, work: Path, memory: int) -> Run:
+    """One run to a fresh receiver; an error where not everything arrived."""
+    folder = work / "run"
+    folder.mkdir()
+    try:
+        with contender.receiver(folder, source) as receiver:
+            if memory:
+                prewarm(memory)
+            before = group_cpu(receiver.group)
+            wall, cpu = run_client(receiver.command)
+            spent = group_cpu(receiver.group) - before
+            expected, arrived = content(source), content(receiver.arrived)
+            if expected != arrived:
+                raise RuntimeError(f"{contender.name}: {expected} (files, bytes) were sent, {arrived} arrived")
+            return Run(wall, cpu, spent)
+    finally:
+        shutil.rmtree(folder)
+        os.sync()  # what is left to write must not burden the next run
+
+
+def in_pairs(contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0) -> list[Row]:
+    """Every contender in turn, so many times over; their medians, in the order given."""
+    runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
+    for _ in range(pairs):
+        for contender in contenders:
+            runs[contender.name].append(measure(contender, source, work, memory))
+    return [Row(c.name, c.verifies, c.durable, _median(runs[c.name]), tuple(runs[c.name])) for c in contenders]
+
+
+def _median(runs: Sequence[Run]) -> Run:
+    return Run(
+        statistics.median(run.wall for run in runs),
+        statistics.median(run.client_cpu for run in runs),
+        statistics.median(run.receiver_cpu for run in runs),
+    )
