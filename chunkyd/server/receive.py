@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
@@ -39,7 +38,7 @@ class Bodies:
 
     def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
         self._stall_seconds = stall_seconds
-        self._open: set[asyncio.Timeout] = set()
+        self._open: set[_Patience] = set()
         self._stopping = False
 
     @property
@@ -51,21 +50,24 @@ class Bodies:
         """Drop every body that waits for a piece, and every other at its next wait."""
         self._stopping = True
         for patience in self._open:
-            if patience.when() is not None:
-                patience.reschedule(0)
+            patience.lose()
 
-    def wait(self, patience: asyncio.Timeout) -> None:
-        """The next piece must come within the stall time."""
-        seconds = 0.0 if self._stopping else self._stall_seconds
-        patience.reschedule(asyncio.get_running_loop().time() + seconds)
-
-    @contextlib.contextmanager
-    def entered(self, patience: asyncio.Timeout) -> Iterator[None]:
-        """Count a body as open."""
+    @contextlib.asynccontextmanager
+    async def entered(self) -> AsyncIterator[_Patience]:
+        """Count a body as open; TimeoutError where its patience came to an end."""
+        patience = _Patience(self._stall_seconds)
+        if self._stopping:
+            patience.lose()
         self._open.add(patience)
         try:
-            yield
+            async with patience.timeout:
+                yield patience
+        except TimeoutError as error:
+            if not patience.timeout.expired():  # a disk's own
+                raise
+            raise self.dropped() from error
         finally:
+            patience.close()
             self._open.discard(patience)
 
     def dropped(self) -> Problem:
@@ -74,6 +76,51 @@ class Bodies:
             return problem("shutting-down", "The server is stopping; send this again soon.", retry_after=5.0)
         text = f"No byte came for {self._stall_seconds:g} seconds; send this again."
         return problem("chunk-length-mismatch", text)
+
+
+class _Patience:
+    """How long a body may wait for its next piece. Its timer looks when the wait began, and is not set anew by each."""
+
+    def __init__(self, seconds: float) -> None:
+        self.timeout = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost = False
+
+    def wait(self) -> None:
+        """From now on it waits for the client."""
+        self._since = self._loop.time()
+        if self._lost:
+            self.timeout.reschedule(self._since)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def work(self) -> None:
+        """What happens now is not the client's time."""
+        self._since = None
+
+    def lose(self) -> None:
+        """Wait no longer, now or ever."""
+        self._lost = True
+        if self._since is not None:
+            self.timeout.reschedule(self._loop.time())
+
+    def close(self) -> None:
+        """Forget the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return  # the next wait sets it
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self.lose()
 
 
 class Sink(Protocol):
@@ -113,27 +160,16 @@ class Receiver:
 
     async def pour(self, pieces: AsyncIterator[bytes], sink: Sink) -> None:
         """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early or too late."""
-        patience = asyncio.timeout(None)
-        try:
-            async with patience:
-                with self._bodies.entered(patience):
-                    await self._pour(pieces, sink, patience)
-        except TimeoutError as error:
-            if not patience.expired():  # a disk's own
-                raise
-            raise self._bodies.dropped() from error
-
-    async def _pour(self, pieces: AsyncIterator[bytes], sink: Sink, patience: asyncio.Timeout) -> None:
-        """Gather and write; the time a write takes is not the client's."""
-        self._bodies.wait(patience)
-        async for piece in pieces:
-            sink.take(piece)
-            if sink.gathered_bytes >= self._bodies.allowance:
-                patience.reschedule(None)
-                await self._threads.write(sink.write)
-            self._bodies.wait(patience)
-        patience.reschedule(None)
-        await self._threads.write(sink.write)
+        async with self._bodies.entered() as patience:
+            patience.wait()
+            async for piece in pieces:
+                sink.take(piece)
+                if sink.gathered_bytes >= self._bodies.allowance:
+                    patience.work()
+                    await self._threads.write(sink.write)
+                patience.wait()
+            patience.work()
+            await self._threads.write(sink.write)
 
 
 class _Writing:
@@ -161,21 +197,37 @@ class _Writing:
         reached("server.chunk.writing")
         for piece in self._gathered:
             self._checker.update(piece)
-            self._write_own(piece)
-            self.position += len(piece)
+        for offset, pieces in self._own():
+            self._partial.write(offset, *pieces)
+        self.position += self.gathered_bytes
         self._gathered.clear()
         self.gathered_bytes = 0
         reached("server.chunk.written")
         self._partial.flush_soon(begin, self.position)
 
-    def _write_own(self, piece: bytes) -> None:
-        begin, end = self.position, self.position + len(piece)
+    def _own(self) -> Iterator[tuple[int, list[memoryview]]]:
+        """What is the chunk's own to write: offsets, and the bytes that follow each without a gap, uncopied."""
         writes = self._claim.writes
-        for start, stop in itertools.islice(writes, bisect_right(writes, begin, key=_stop), None):
-            if start >= end:
-                break
-            first, last = max(start, begin), min(stop, end)
-            self._partial.write(first, memoryview(piece)[first - begin : last - begin])
+        number = bisect_right(writes, self.position, key=_stop)
+        begin, run = 0, list[memoryview]()
+        position = self.position
+        for piece in self._gathered:
+            end = position + len(piece)
+            while number < len(writes) and writes[number][0] < end:
+                start, stop = writes[number]
+                first, last = max(start, position), min(stop, end)
+                if first == start and run:
+                    yield begin, run
+                    run = []
+                if not run:
+                    begin = first
+                run.append(memoryview(piece)[first - position : last - position])
+                if stop > end:
+                    break
+                number += 1
+            position = end
+        if run:
+            yield begin, run
 
 
 def check_digests(checker: Checker) -> None:

@@ -61,8 +61,8 @@ class Publication(msgspec.Struct, frozen=True):
 class Partial(Protocol):
     """An open partial. Methods may be called from several threads at once."""
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data` at `offset`, or raise; what a failed call wrote does not count."""
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        """Write all pieces on end from `offset` on, or raise; what a failed call wrote does not count."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:

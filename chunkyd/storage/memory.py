@@ -32,7 +32,8 @@ class _Blob:
         self.changed_ns = self.modified_ns
         self.lock = threading.Lock()
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        data = b"".join(pieces)
         stop = offset + len(data)
         with self.lock:
             if stop > len(self.content):
@@ -70,8 +71,8 @@ class _MemoryPartial:
             raise ValueError("the file is closed")
         return self._blob
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._open().write(offset, data)
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        self._open().write(offset, *pieces)
 
     def read(self, offset: int, length: int) -> bytes:
         return self._open().read(offset, length)

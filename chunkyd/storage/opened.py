@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint
 from chunkyd.storage.system import start_writing_back
 
+PIECES_AT_ONCE = os.sysconf("SC_IOV_MAX")
 DISK_FULL_TEXT = "the data folder's disk is full"
 
 
-def write_all(descriptor: int, data: bytes | memoryview, offset: int = 0) -> None:
-    """pwrite(2) until all of it is written."""
-    rest = memoryview(data).cast("B")
+def write_all(descriptor: int, *pieces: bytes | memoryview, offset: int = 0) -> None:
+    """pwritev(2) until all of it is written, one piece after the other."""
+    rest = deque(memoryview(piece).cast("B") for piece in pieces if len(piece))
     while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        rest = rest[written:]
+        written = os.pwritev(descriptor, list(itertools.islice(rest, PIECES_AT_ONCE)), offset)
         offset += written
+        while rest and written >= len(rest[0]):
+            written -= len(rest.popleft())
+        if written:
+            rest[0] = rest[0][written:]
 
 
 class OpenFile:
@@ -54,10 +60,10 @@ class OpenFile:
         if last:
             os.close(self._descriptor)
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
         """See `Partial`."""
         with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
-            write_all(descriptor, data, offset)
+            write_all(descriptor, *pieces, offset=offset)
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Partial`."""

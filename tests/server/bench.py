@@ -64,8 +64,8 @@ class WrappedPartial:
     def __init__(self, inner: Partial) -> None:
         self._inner = inner
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._inner.write(offset, data)
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        self._inner.write(offset, *pieces)
 
     def read(self, offset: int, length: int) -> bytes:
         return self._inner.read(offset, length)
@@ -115,9 +115,9 @@ class LossyPartial(WrappedPartial):
         self._session_id = session_id
         self._opened = storage.losses
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._inner.write(offset, data)
-        self._storage.unsynced.setdefault(self._session_id, []).append((offset, len(data)))
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        self._inner.write(offset, *pieces)
+        self._storage.unsynced.setdefault(self._session_id, []).append((offset, sum(map(len, pieces))))
 
     def sync(self) -> None:
         if self._opened != self._storage.losses:

@@ -37,6 +37,15 @@ class PartialContract:
             partial.flush_soon(0, 12)
             assert partial.read(2, 8) == b"cdefghij"
 
+    def test_pieces_are_written_on_end(self, storage: Storage) -> None:
+        """More pieces than one system call takes, empty and wide ones among them, follow each other without a gap."""
+        pieces = [bytes([number % 251]) * (number % 7) for number in range(3000)]
+        whole = b"".join(pieces)
+        storage.create("one", 4 + len(whole))
+        with contextlib.closing(storage.open("one")) as partial:
+            partial.write(0, memoryview(bytearray(b"head")).cast("I"), *pieces)
+            assert partial.read(0, 4 + len(whole)) == b"head" + whole
+
     def test_an_id_is_created_once(self, storage: Storage) -> None:
         """A second create under one ID fails and leaves the first partial's bytes alone."""
         storage.create("one", 3)

@@ -1,0 +1,73 @@
+"""What of a body is written: the bytes the chunk has claimed, whatever the pieces they come in."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunkyd.protocol.digests import Checker
+from chunkyd.protocol.ranges import RangeSet
+from chunkyd.server.receive import Bodies, Receiver
+from chunkyd.server.session import Claim, LiveSession
+from chunkyd.server.threads import Threads
+from chunkyd.storage.base import Partial
+from chunkyd.storage.memory import MemoryStorage
+from tests.server.bench import WrappedPartial, pieces
+from tests.server.test_session import record
+
+BEGIN = 5  # of the chunk in its file
+BODY = bytes(range(1, 61))
+
+
+class Noting(WrappedPartial):
+    """An open partial that notes where it was written to."""
+
+    def __init__(self, inner: Partial) -> None:
+        super().__init__(inner)
+        self.written = RangeSet()
+
+    def write(self, offset: int, *pieces: bytes | memoryview) -> None:
+        self.written.add(offset, offset + sum(map(len, pieces)))
+        super().write(offset, *pieces)
+
+
+def _received(own: RangeSet, cuts: Sequence[int]) -> tuple[RangeSet, bytes]:
+    """Which bytes of a partial were written, and all it holds, after a body in pieces."""
+    storage = MemoryStorage()
+    storage.create("one", BEGIN + len(BODY))
+    partial = Noting(storage.open("one"))
+    borders = [0, *sorted(cuts), len(BODY)]
+    parts = [BODY[start:stop] for start, stop in itertools.pairwise(borders)]
+    claim = Claim((BEGIN, BEGIN + len(BODY)), tuple(own))
+
+    async def scenario() -> None:
+        threads = Threads()
+        try:
+            receiver = Receiver(Bodies(), threads)
+            await receiver.receive(LiveSession(record()), partial, claim, Checker({}), pieces(*parts))
+        finally:
+            threads.close()
+
+    asyncio.run(scenario())
+    return partial.written, partial.read(0, BEGIN + len(BODY))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.integers(1, 20)), max_size=8),
+    st.lists(st.integers(0, len(BODY)), max_size=12),
+)
+def test_only_what_is_claimed_is_written(ranges: list[tuple[int, int]], cuts: list[int]) -> None:
+    """Every claimed byte of the body is written at its place, and no other, wherever pieces and claims end."""
+    own = RangeSet()
+    for start, length in ranges:
+        own.add(BEGIN + start, BEGIN + min(start + length, len(BODY)))
+    written, content = _received(own, cuts)
+    assert list(written) == list(own)
+    expected = bytearray(BEGIN + len(BODY))
+    for start, stop in own:
+        expected[start:stop] = BODY[start - BEGIN : stop - BEGIN]
+    assert content == expected
