@@ -143,12 +143,17 @@ class Steps(Offers):
         return stepped
 
     def arrived_together(self, arrivals: Sequence[Arrival]) -> list[Job]:
-        """The server said complete, of many that had no session: one durable step; the jobs that took it."""
+        """The server said complete, of many that had no session: one durable step; the jobs that took it.
+
+        The others were ended meanwhile: their claims are given back, or what is newer would wait for them for ever.
+        """
         now = self._clock.wall()
         reached("jobs.group.arriving")
         with self._tables.transaction(durable=True):
             taken = [arrival.job for arrival in arrivals if self._arrive(arrival, now)]
         reached("jobs.group.arrived")
+        if len(taken) < len(arrivals):
+            self.on_change()
         return taken
 
     def _arrive(self, arrival: Arrival, now: float) -> bool:
@@ -161,7 +166,10 @@ class Steps(Offers):
             "attempts": 0,
             "probes": 0,
         }
-        return self._step(job, State.FINISHING, changes)
+        arrived = self._step(job, State.FINISHING, changes)
+        if not arrived:
+            self._give_back(job)
+        return arrived
 
     # The ends of a claim
 

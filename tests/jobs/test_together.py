@@ -118,6 +118,18 @@ def test_who_lost_the_claim_takes_no_step(queue: Queue) -> None:
     assert now(queue, jobs[1]).state is State.CANCELLED
 
 
+def test_who_lost_the_claim_is_in_nobodys_way(queue: Queue) -> None:
+    """A file replaced while it travelled with others: the claim is given back, and the newer version goes on."""
+    queue.offer([change(b"%d" % number) for number in range(2)])
+    first = claim(queue)
+    jobs = [first, *queue.claim_with(first, jobs=10, size=ALL, total=ALL)]
+    newer = change(b"1", number=2)
+    queue.offer([newer])
+    assert queue.claim(RUN, ["films"]) is None  # a worker has the older version still
+    assert [job.path for job in queue.arrived_together([Arrival(job, HASH, 0) for job in jobs])] == [b"0"]
+    assert claim(queue).fingerprint == newer.fingerprint
+
+
 def test_a_crash_gives_all_back(queue: Queue) -> None:
     """After a crash companions are queued again like any other; those that arrived have only their finish left."""
     queue.offer([change(b"%d" % number) for number in range(3)])
