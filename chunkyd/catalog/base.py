@@ -32,6 +32,10 @@ class SessionState(StrEnum):
 ACTIVE_STATES = frozenset({SessionState.RECEIVING, SessionState.COPYING, SessionState.PUBLISHING})  # may yet publish
 
 
+class KeyUsedUp(Exception):
+    """The session of this initiate is over, or this batch was published: what comes now comes late."""
+
+
 class SessionRecord(msgspec.Struct, frozen=True):
     """One session. `sequence` grows with every session: of two on one path the greater wins."""
 
@@ -95,12 +99,17 @@ class SessionCatalog(Protocol):
         """Record a new session; returned with its `sequence`, which no other session ever had or gets.
 
         Where a session with the same `idempotency` exists (not expired), that one is returned and nothing added.
-        Raises ValueError where the session ID is taken.
+        Raises KeyUsedUp where there was one, ValueError where the session ID is taken.
         """
         ...
 
-    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
-        """`add_session` for new sessions without `idempotency`, in order, all in one transaction."""
+    def add_sessions(
+        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+    ) -> list[SessionRecord]:
+        """`add_session` for new sessions without `idempotency`, in order, all in one transaction.
+
+        It uses up their common `key`, so long as that is remembered; raises KeyUsedUp where it was used up before.
+        """
         ...
 
     def session(self, session_id: str) -> SessionRecord | None:
@@ -143,11 +152,20 @@ class SessionCatalog(Protocol):
         ...
 
     def end(self, session_id: str) -> None:
-        """Delete every trace of the session; the file's record stays."""
+        """Delete every trace of the session; the file's record stays.
+
+        Its `idempotency` is used up, and remembered so until the deadline the session had.
+        """
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """`end` a session that never was to be: its `idempotency` is as it was before."""
         ...
 
     def expire(self, session_id: str, tombstone_until: float) -> bool:
-        """Turn the session into a tombstone: state EXPIRED, ranges and idempotency forgotten, `expires_at` = its purge.
+        """Turn the session into a tombstone: state EXPIRED, ranges forgotten, `expires_at` = its purge.
+
+        Its `idempotency` is used up, and remembered so until then.
 
         False, and nothing changes, while it is PUBLISHING: its file may stand under its path already, and needs its
         record. In any other state it expires; an unknown session is fine. `end` purges it.
@@ -156,6 +174,10 @@ class SessionCatalog(Protocol):
 
     def due(self, now: float, limit: int) -> list[SessionRecord]:
         """Up to `limit` sessions with `expires_at` ≤ now, the longest due first, tombstones too, by an index."""
+        ...
+
+    def purge_keys(self, now: float, limit: int) -> int:
+        """Forget up to `limit` used up keys that were to be remembered until ≤ now, by an index; how many."""
         ...
 
     def shift_deadlines(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from chunkyd.catalog.base import (
     ACTIVE_STATES,
     FileRecord,
+    KeyUsedUp,
     SessionRecord,
     SessionState,
     StoredRange,
@@ -37,6 +38,7 @@ class _MemorySessions(_Locked):
         self._sequence = 0
         self._sessions: dict[str, SessionRecord] = {}
         self._stored: dict[str, RangeSet] = {}
+        self._used_keys: dict[bytes, float] = {}  # until when they are remembered
 
     def add_session(self, record: SessionRecord) -> SessionRecord:
         """See the contract."""
@@ -45,6 +47,7 @@ class _MemorySessions(_Locked):
                 for known in self._sessions.values():
                     if known.idempotency == record.idempotency:
                         return known
+                self._check_key(record.idempotency)
             if record.session_id in self._sessions:
                 raise ValueError("this session ID is taken")
             self._sequence += 1
@@ -52,12 +55,21 @@ class _MemorySessions(_Locked):
             self._sessions[record.session_id] = added
             return added
 
-    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+    def add_sessions(
+        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+    ) -> list[SessionRecord]:
         """See the contract."""
         with self._lock:
             if any(record.session_id in self._sessions for record in records):
                 raise ValueError("this session ID is taken")
+            if key is not None:
+                self._check_key(key)
+                self._used_keys[key] = until
             return [self.add_session(record) for record in records]
+
+    def _check_key(self, key: bytes) -> None:
+        if key in self._used_keys:
+            raise KeyUsedUp
 
     def session(self, session_id: str) -> SessionRecord | None:
         """See the contract."""
@@ -103,6 +115,14 @@ class _MemorySessions(_Locked):
     def end(self, session_id: str) -> None:
         """See the contract."""
         with self._lock:
+            record = self._sessions.get(session_id)
+            if record is not None and record.idempotency is not None:
+                self._used_keys[record.idempotency] = record.expires_at
+            self.forget(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """See the contract."""
+        with self._lock:
             self._sessions.pop(session_id, None)
             self._stored.pop(session_id, None)
 
@@ -113,6 +133,8 @@ class _MemorySessions(_Locked):
             if record is None or record.state is SessionState.PUBLISHING:
                 return record is None
             self._stored.pop(session_id, None)
+            if record.idempotency is not None:
+                self._used_keys[record.idempotency] = tombstone_until
             self._sessions[session_id] = replace(
                 record, state=SessionState.EXPIRED, expires_at=tombstone_until, idempotency=None
             )
@@ -125,9 +147,18 @@ class _MemorySessions(_Locked):
         found.sort(key=lambda record: (record.expires_at, record.sequence))
         return found[:limit]
 
+    def purge_keys(self, now: float, limit: int) -> int:
+        """See the contract."""
+        with self._lock:
+            old = [key for key, until in self._used_keys.items() if until <= now][:limit]
+            for key in old:
+                del self._used_keys[key]
+            return len(old)
+
     def shift_deadlines(self, seconds: float) -> None:
         """See the contract."""
         with self._lock:
+            self._used_keys = {key: until + seconds for key, until in self._used_keys.items()}
             for session_id, record in self._sessions.items():
                 self._sessions[session_id] = replace(
                     record, expires_at=record.expires_at + seconds, created=record.created + seconds

@@ -67,4 +67,10 @@ PROBE = ("CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)", 
 # A row for each kind of record that is still to be made anew from the published files; a new catalog knows none.
 REBUILD = ("CREATE TABLE rebuild (records TEXT PRIMARY KEY)", "INSERT INTO rebuild VALUES ('file')")
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD)
+# Keys of initiates and batches that are over: what comes with one of them once more comes late.
+USED_KEYS = (
+    "CREATE TABLE used_key (digest BLOB PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX used_key_due ON used_key (expires_at)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD, USED_KEYS)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, SessionRecord, SessionState, StoredRange
+from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, KeyUsedUp, SessionRecord, SessionState, StoredRange
 from chunkyd.catalog.database import CatalogDatabase, Row, Taken
 from chunkyd.catalog.schema import ACTIVE
 from chunkyd.catalog.sql_files import put
@@ -23,6 +23,11 @@ _COLUMNS = (
 _SELECT = f"SELECT {_COLUMNS} FROM session"
 _INSERT = f"INSERT INTO session ({_COLUMNS}) VALUES (?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+_USE_UP_OF = (
+    "INSERT INTO used_key SELECT idempotency, coalesce(?, expires_at) FROM session"
+    " WHERE session_id = ? AND idempotency IS NOT NULL"
+    " ON CONFLICT (digest) DO UPDATE SET expires_at = excluded.expires_at"
+)
 _STORED_BEFORE = "SELECT start, stop FROM stored WHERE sequence = ? AND start <= ? ORDER BY start DESC LIMIT 1"
 _STORED_WITHIN = "SELECT max(stop) FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
 _FORGET_WITHIN = "DELETE FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
@@ -45,12 +50,22 @@ class SqlSessions:
                 known = self._database.row(f"{_SELECT} WHERE idempotency = ?", record.idempotency)
                 if known is not None:
                     return _record(known)
+                self._check_key(record.idempotency)
             return self._add(record)
 
-    def add_sessions(self, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+    def add_sessions(
+        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+    ) -> list[SessionRecord]:
         """See the contract."""
         with self._database.writing():
+            if key is not None:
+                self._check_key(key)
+                self._database.change("INSERT INTO used_key VALUES (?, ?)", key, until)
             return [self._add(record) for record in records]
+
+    def _check_key(self, key: bytes) -> None:
+        if self._database.row("SELECT 1 FROM used_key WHERE digest = ?", key) is not None:
+            raise KeyUsedUp
 
     def _add(self, record: SessionRecord) -> SessionRecord:
         try:
@@ -169,10 +184,16 @@ class SqlSessions:
 
     def end(self, session_id: str) -> None:
         """See the contract."""
-        self._database.forgetting(lambda: self._end(session_id))
+        self._database.forgetting(lambda: self._end(session_id, use_up=True))
 
-    def _end(self, session_id: str) -> None:
+    def forget(self, session_id: str) -> None:
+        """See the contract."""
+        self._database.forgetting(lambda: self._end(session_id, use_up=False))
+
+    def _end(self, session_id: str, *, use_up: bool) -> None:
         with self._database.writing():
+            if use_up:
+                self._database.change(_USE_UP_OF, None, session_id)
             self._forget_ranges(session_id)
             self._database.change("DELETE FROM session WHERE session_id = ?", session_id)
 
@@ -188,6 +209,7 @@ class SqlSessions:
             row = self._database.row("SELECT state FROM session WHERE session_id = ?", session_id)
             if row is not None and row[0] == SessionState.PUBLISHING.value:
                 raise _Publishing
+            self._database.change(_USE_UP_OF, tombstone_until, session_id)
             self._forget_ranges(session_id)
             self._database.change(
                 "UPDATE session SET state = ?, idempotency = NULL, expires_at = ? WHERE session_id = ?",
@@ -201,9 +223,22 @@ class SqlSessions:
         rows = self._database.rows(f"{_SELECT} WHERE expires_at <= ? ORDER BY expires_at, sequence LIMIT ?", now, limit)
         return [_record(row) for row in rows]
 
+    def purge_keys(self, now: float, limit: int) -> int:
+        """See the contract."""
+        if self._database.row("SELECT 1 FROM used_key WHERE expires_at <= ? LIMIT 1", now) is None:
+            return 0
+        with self._database.writing():
+            return self._database.change(
+                "DELETE FROM used_key WHERE digest IN"
+                " (SELECT digest FROM used_key WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+                now,
+                limit,
+            )
+
     def shift_deadlines(self, seconds: float) -> None:
         """See the contract."""
         with self._database.writing():
+            self._database.change("UPDATE used_key SET expires_at = expires_at + ?", seconds)
             statement = "UPDATE session SET expires_at = expires_at + ?, created = created + ?"
             self._database.change(statement, seconds, seconds)
 

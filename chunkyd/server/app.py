@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol import batch, messages, problems
-from chunkyd.protocol.digests import DIGESTS
+from chunkyd.protocol.digests import DIGESTS, format_content_digest
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import to_wire
 from chunkyd.protocol.times import format_time
@@ -185,7 +185,10 @@ class Application:
         exchange.head.check()
         length = exchange.head.length()
         exchange.head.require_type(batch.CONTENT_TYPE)
-        outcomes = await self._uploads.batch(user, length, exchange.head.digests(), exchange.pieces())
+        digests = exchange.head.digests()
+        key = exchange.head.optional(messages.HEADER_IDEMPOTENCY_KEY)
+        named = idempotency_digest(user, key, format_content_digest(digests).encode()) if key is not None else None
+        outcomes = await self._uploads.batch(user, length, digests, exchange.pieces(), named)
         exchange.range = f"{len(outcomes)} files"
         reached("server.batch.answering")
         return Response(b"".join(map(batch.encode_outcome, outcomes)), media_type=batch.ANSWER_TYPE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from chunkyd.catalog.base import SessionRecord
+from chunkyd.catalog.base import KeyUsedUp, SessionRecord
 from chunkyd.errors import Problem, StorageFull
 from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.paths import readable
@@ -21,6 +21,7 @@ from chunkyd.server.allowance import Allowances
 from chunkyd.server.arriving import Arriving, BatchFile
 from chunkyd.server.finish import Finisher, path_problem
 from chunkyd.server.ledger import Ledger, storage_full
+from chunkyd.server.opening import used_up
 from chunkyd.server.publish import Publisher
 from chunkyd.server.receive import BodyCut, Receiver
 from chunkyd.server.registry import Registry
@@ -61,7 +62,7 @@ class Batches:
         self._allowances = allowances
 
     async def receive(
-        self, user: str, length: int, digests: Mapping[str, bytes], pieces: AsyncIterator[bytes]
+        self, user: str, length: int, digests: Mapping[str, bytes], pieces: AsyncIterator[bytes], key: bytes | None
     ) -> list[Outcome]:
         """Take a body of `length` bytes; an outcome for each of its files, in order."""
         if length > self._limits.chunk:
@@ -71,7 +72,7 @@ class Batches:
             arriving = Arriving(user, length, digests, self._storage, self._publisher, self._limits, self._time.now)
             try:
                 await self._arrive(arriving, pieces)
-                await self._publish(user, arriving.files)
+                await self._publish(user, arriving.files, key)
             except Exception:
                 await self._threads.write(arriving.discard)
                 raise
@@ -85,7 +86,7 @@ class Batches:
             text = f"The body ended after {arriving.received} of {arriving.length} bytes; nothing of it counts."
             raise problem("chunk-length-mismatch", text) from error
 
-    async def _publish(self, user: str, files: Sequence[BatchFile]) -> None:
+    async def _publish(self, user: str, files: Sequence[BatchFile], key: bytes | None) -> None:
         """Raises where nothing could be recorded, and then nothing was published."""
         async with self._allowances.of(user) as rest:
             for file in files:
@@ -98,8 +99,12 @@ class Batches:
             ready = {file.record.session_id: file for file in files if file.record and not file.outcome}
             new = [file.record for file in ready.values() if file.record and not file.renews]
             renewed = [file.record for file in ready.values() if file.record and file.renews]
-            async with self._finisher.user_locks[user]:
-                published = await self._threads.record(self._publisher.publish_all, new, renewed)
+            until = self._time.now() + self._limits.session_ttl
+            try:
+                async with self._finisher.user_locks[user]:
+                    published = await self._threads.record(self._publisher.publish_all, new, renewed, key, until)
+            except KeyUsedUp as error:
+                raise used_up() from error
         for record, failure in published:
             if failure is not None:
                 ready[record.session_id].refuse(self._failed(record, failure))

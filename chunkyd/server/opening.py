@@ -12,8 +12,9 @@ import secrets
 
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import Catalog, SessionRecord, SessionState
+from chunkyd.catalog.base import Catalog, KeyUsedUp, SessionRecord, SessionState
 from chunkyd.checkpoints import reached
+from chunkyd.errors import Problem
 from chunkyd.protocol.digests import is_file_hash
 from chunkyd.protocol.messages import EMPTY_FILE_HASH, Initiate
 from chunkyd.protocol.problems import problem
@@ -62,9 +63,12 @@ class Opener:
         self._allowances = allowances
 
     async def open(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
-        """A new session, or the one this same initiate opened before."""
+        """A new session, or the one this same initiate opened before. Raises session-expired where that one is over."""
         judge(request, self._limits)
-        session = await self._session(user, request, idempotency)
+        try:
+            session = await self._session(user, request, idempotency)
+        except KeyUsedUp as error:
+            raise used_up() from error
         if session.status() == "verifying":
             self._finisher.start(session)
             if session.total <= SMALL_BYTES:
@@ -115,7 +119,7 @@ class Opener:
             return added
         if self._publisher.renew(added):
             return replace(added, state=SessionState.COMPLETE)
-        self._catalog.end(added.session_id)
+        self._catalog.forget(added.session_id)  # it begins anew, with its key
         return None
 
     def _create(self, record: SessionRecord) -> SessionRecord:
@@ -166,6 +170,15 @@ def new_record(user: str, request: Initiate, now: float, limits: Limits) -> Sess
         modified_ns=request.modified_ns,
         mode=request.mode,
     )
+
+
+def used_up() -> Problem:
+    """What comes now was repeated late by something on the way, or its client begins anew with an old key.
+
+    It must not be work again: of two sessions on one path the later one wins, and a newer version may be there by now.
+    """
+    text = "What was begun with this Idempotency-Key is over; nothing was done now. Begin anew with another key."
+    return problem("session-expired", text)
 
 
 def idempotency_digest(user: str, key: str, body: bytes) -> bytes:

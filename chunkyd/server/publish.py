@@ -130,7 +130,7 @@ class Publisher:
         return fingerprint
 
     def publish_all(
-        self, new: Sequence[SessionRecord], renewed: Sequence[SessionRecord]
+        self, new: Sequence[SessionRecord], renewed: Sequence[SessionRecord], key: bytes | None, until: float
     ) -> list[tuple[SessionRecord, Exception | None]]:
         """The same steps for many, each made for all of them before the next; no two may have one path.
 
@@ -138,8 +138,11 @@ class Publisher:
         names that inode, so that a crash finds them as if they had just been renamed. All are PUBLISHING, `unnamed`,
         and without a sequence yet. Given back: the recorded session and what has failed. Of a session without failure,
         or with PathConflict, nothing is left; with any other it stays PUBLISHING, to be published as after a crash.
+
+        Their `key` is used up in the commit that gives them their sequence, and remembered `until` then: whatever comes
+        with it once more comes too late to be the later wish. Raises KeyUsedUp, and then nothing is published.
         """
-        added = self._catalog.add_sessions([*new, *renewed])
+        added = self._catalog.add_sessions([*new, *renewed], key=key, until=until)
         reached("server.batch.recorded")
         outcomes = [
             *self._storage.publish_all([self._publication(record) for record in added[: len(new)]]),

@@ -137,6 +137,8 @@ class Registry:
 
     async def sweep(self, limit: int = 256) -> None:
         """Expire what is due and purge tombstones, in bites; what is busy stays, and is passed over."""
+        while await self._threads.record(self._catalog.purge_keys, self._time.now(), limit) == limit:
+            pass
         asked = limit
         while True:
             due = await self._threads.record(self._catalog.due, self._time.now(), asked)

@@ -134,11 +134,16 @@ class Uploads:
             raise self._full(request.total_bytes) from error
 
     async def batch(
-        self, user: str, length: int, digests: Mapping[str, bytes], pieces: AsyncIterator[bytes]
+        self,
+        user: str,
+        length: int,
+        digests: Mapping[str, bytes],
+        pieces: AsyncIterator[bytes],
+        key: bytes | None = None,
     ) -> list[Outcome]:
         """Take many small files in one body, and say how each came out."""
         try:
-            return await self._batches.receive(user, length, digests, pieces)
+            return await self._batches.receive(user, length, digests, pieces, key)
         except StorageFull as error:
             raise self._full(length) from error
 

@@ -38,7 +38,7 @@ from chunkyd.upload.machine import (
 )
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
 from chunkyd.upload.source import Source
-from chunkyd.upload.transport import Client
+from chunkyd.upload.transport import Client, Opened, fresh_key
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -87,6 +87,7 @@ class Run:
         self._machine = Machine(
             assignment.source.size, assignment.rules, random.random, resuming=session_id is not None
         )
+        self._fresh_keys: dict[int, str] = {}  # of sessions whose own key was used up
         self.bytes_sent = 0
         self.found_bytes: int | None = None  # what the server had when it first said so
         self.instant = False
@@ -164,7 +165,7 @@ class Run:
             assignment.file_hash, source.size, assignment.key.path, source.fingerprint.mtime_ns, source.mode
         )
         reached("upload.session.opening")
-        opened = self._client.initiate(wanted, _idempotency_key(assignment, request.session), self._switch)
+        opened = self._open(wanted, request.session)
         reached("upload.session.opened")
         session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
         counting = self._remembered(session)
@@ -174,6 +175,18 @@ class Run:
             self._end(opened.session_id)
             return self._ask(request)
         return Known(request, opened.status, opened.missing, opened.max_chunk_bytes, opened.chunk_bytes)
+
+    def _open(self, wanted: messages.Initiate, number: int) -> Opened:
+        """A key whose session is over belongs to an earlier upload of this version: this one takes another, once."""
+        fresh = self._fresh_keys.get(number)
+        if fresh is None:
+            try:
+                return self._client.initiate(wanted, _idempotency_key(self._assignment, number), self._switch)
+            except Problem as found:
+                if found.name != "session-expired":
+                    raise
+            fresh = self._fresh_keys[number] = fresh_key()
+        return self._client.initiate(wanted, fresh, self._switch)
 
     def _remembered(self, session: Remembered) -> str:
         """The session that counts. One that cannot be remembered is not left behind at the server."""

@@ -42,6 +42,11 @@ _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client
 _READ_TIMEOUT = messages.STALL_SECONDS + 5  # the watchdog comes first
 
 
+def fresh_key() -> str:
+    """An Idempotency-Key nobody else has."""
+    return secrets.token_hex(16)
+
+
 class Opened(msgspec.Struct, frozen=True):
     """A session as the server opened it; `missing` is half-open."""
 
@@ -144,6 +149,7 @@ class Client:
         """Send many small files, as `protocol.batch` frames them; an outcome for each of those `files`, in order."""
         headers = {
             "Content-Type": batch.CONTENT_TYPE,
+            messages.HEADER_IDEMPOTENCY_KEY: fresh_key(),
             "Content-Digest": format_content_digest({CRC32C: digest}),
         }
         return outcomes(self._exchange("POST", batch.PATH_BATCH, headers, body, switch), files)

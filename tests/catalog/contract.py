@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState, StoredRange, TokenRecord
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, KeyUsedUp, SessionState, StoredRange, TokenRecord
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from tests.catalog.helpers import HASH, file, session
@@ -55,16 +55,52 @@ class SessionContract:
         assert catalog.session("one") == first
 
     def test_idempotency(self, catalog: Catalog) -> None:
-        """The same request again is the same session, until that one has expired or is ended."""
+        """The same request again is the same session; another key, or none, is another."""
         first = catalog.add_session(session("one", idempotency=b"k"))
         assert catalog.add_session(session("two", idempotency=b"k")) == first
         assert catalog.session("two") is None
         assert catalog.add_session(session("other", idempotency=b"l")).session_id == "other"
         assert catalog.add_session(session("plain")).session_id == "plain"
-        catalog.expire("one", 900.0)
-        assert catalog.add_session(session("three", idempotency=b"k")).session_id == "three"
-        catalog.end("three")
-        assert catalog.add_session(session("four", idempotency=b"k")).session_id == "four"
+
+    def test_a_used_up_key(self, catalog: Catalog) -> None:
+        """Once its session has expired or is ended a key opens nothing, until it is forgotten, after its tombstone."""
+        catalog.add_session(session("expired", idempotency=b"k"))
+        catalog.expire("expired", 900.0)
+        catalog.add_session(session("ended", idempotency=b"l", expires_at=800.0))
+        catalog.end("ended")
+        catalog.end("expired")
+        for key in (b"k", b"l"):
+            with pytest.raises(KeyUsedUp):
+                catalog.add_session(session("new", idempotency=key))
+        assert list(catalog.sessions(tombstones=True)) == []
+        catalog.shift_deadlines(10.0)
+        assert [catalog.purge_keys(now, 10) for now in (809.0, 810.0, 909.0, 910.0, 1e9)] == [0, 1, 0, 1, 0]
+        assert catalog.add_session(session("new", idempotency=b"k")).session_id == "new"
+
+    def test_a_session_that_never_was(self, catalog: Catalog) -> None:
+        """Forgotten instead of ended, its key is as it was."""
+        catalog.add_session(session("one", idempotency=b"k"))
+        catalog.forget("one")
+        assert catalog.session("one") is None
+        assert catalog.add_session(session("two", idempotency=b"k")).session_id == "two"
+
+    def test_a_key_of_many(self, catalog: Catalog) -> None:
+        """A group's key is used up with it, and only with it: what failed has used up nothing."""
+        catalog.add_session(session("taken"))
+        with pytest.raises(ValueError):
+            catalog.add_sessions([session("one"), session("taken")], key=b"k", until=500.0)
+        assert len(catalog.add_sessions([session("one"), session("two")], key=b"k", until=500.0)) == 2
+        with pytest.raises(KeyUsedUp):
+            catalog.add_sessions([session("three")], key=b"k", until=600.0)
+        assert catalog.session("three") is None
+        assert catalog.purge_keys(500.0, 1) == 1
+        assert len(catalog.add_sessions([session("three")], key=b"k", until=600.0)) == 1
+
+    def test_keys_are_forgotten_a_few_at_a_time(self, catalog: Catalog) -> None:
+        """The oldest first, no more than asked for."""
+        for number in range(10):
+            catalog.add_sessions([], key=bytes([number]), until=float(number))
+        assert [catalog.purge_keys(7.0, 5) for _ in range(3)] == [5, 3, 0]
 
     def test_idempotency_among_threads(self, catalog: Catalog) -> None:
         """Of many equal requests at once exactly one makes a session, and all get it."""

@@ -50,6 +50,9 @@ def use_everything(catalog: Catalog) -> None:
     catalog.complete("one", file())
     catalog.expire("two", 900.0)
     catalog.end("two")
+    catalog.forget("two")
+    catalog.add_sessions([session("three")], key=b"g", until=600.0)
+    catalog.purge_keys(900.0, 10)
     catalog.file(Target("ann", b"a/x"))
     catalog.versions("ann", HASH, 1000)
     catalog.newest_sequence_in_the_way(Target("ann", b"a/x"))
@@ -328,7 +331,7 @@ class TestSchema:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA user_version = 99")
         for owner in (True, False):
-            with pytest.raises(StateError, match="version 99; this program knows 2"):
+            with pytest.raises(StateError, match="version 99; this program knows 3"):
                 SqlCatalog(str(path), owner=owner)
         assert os.listdir(path.parent) == [path.name]
 

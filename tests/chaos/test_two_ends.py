@@ -5,6 +5,7 @@ both sides crash between any two steps, sessions expire, the file changes, and t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -30,6 +31,7 @@ TROUBLES = [
     *["session_is_ended"] * 2,
     *["request_is_lost"] * 2,
     *["request_comes_twice"] * 4,
+    *["initiate_comes_late"] * 2,
     *["answer_is_lost"] * 2,
     *["body_is_broken"] * 2,
     "server_crashes",
@@ -51,6 +53,7 @@ class Wire:
     request: Request
     session_id: str
     version: int
+    key: bytes = b""
     answer: Event | None = None
     opened: str | None = None
 
@@ -68,6 +71,8 @@ class TwoEnds(RuleBasedStateMachine):
         self.clients = [ModelClient(number, memory, chance.random) for number in (1, 2)]
         self.memory = memory
         self.going: list[Wire] = []
+        self.served: list[Wire] = []  # initiates that came once, at least
+        self.keys = itertools.count()
         self.coming: list[Wire] = []
         self.bodies: dict[int, tuple[Work, Wire | None]] = {}
         self.seen: dict[str, RangeSet] = {}
@@ -91,8 +96,13 @@ class TwoEnds(RuleBasedStateMachine):
         if client.machine is None:
             client.begin(self.version)
         for request in client.requests(self.now):
-            session_id = client.sessions.get(request.session, "")
-            self.going.append(Wire(client, client.life, request, session_id, client.version))
+            self._send(client, request)
+
+    def _send(self, client: ModelClient, request: Request) -> None:
+        """The key is the same for the same session of the same version, whichever life of the client asks for it."""
+        session_id = client.sessions.get(request.session, "")
+        key = repr((client.version, request.session, client.number)).encode()
+        self.going.append(Wire(client, client.life, request, session_id, client.version, key))
 
     def _request_arrives(self, turn: int) -> None:
         self._serve(self.going.pop(turn % len(self.going)), heard=True)
@@ -124,8 +134,8 @@ class TwoEnds(RuleBasedStateMachine):
     def _file_changes(self, _: int) -> None:
         """Both clients notice before they send anything more.
 
-        An initiate of the old version that came after the new one's would be the later wish, and win (rule 9 of the
-        protocol; docs/failure-model.md): none is left on its way.
+        An initiate of the old version that came for the first time after the new one's would be the later wish, and win
+        (rule 9 of the protocol; docs/failure-model.md): none is left on its way. Those that came before may come again.
         """
         self.version += 1
         self.going = [wire for wire in self.going if not isinstance(wire.request, Initiate)]
@@ -154,6 +164,11 @@ class TwoEnds(RuleBasedStateMachine):
         """Nobody hears the first answer."""
         if self.going:
             self._serve(self.going[number % len(self.going)], heard=False)
+
+    def _initiate_comes_late(self, number: int) -> None:
+        """Repeated by something on the way, after whatever has happened since."""
+        if self.served:
+            self._serve(self.served[number % len(self.served)], heard=False)
 
     def _answer_is_lost(self, number: int) -> None:
         if self.coming:
@@ -192,6 +207,11 @@ class TwoEnds(RuleBasedStateMachine):
                 Wire(client, wire.life, wire.request, client.sessions[wire.request.session], wire.version)
             )
             return
+        refused = wire.answer.problem.name if isinstance(wire.answer, Refused) else ""
+        if isinstance(wire.request, Initiate) and refused == "session-expired":  # the key of an earlier upload
+            again = dataclasses.replace(wire, key=b"fresh%d" % next(self.keys), answer=None, opened=None)
+            self.going.append(again)
+            return
         client.machine.handle(wire.answer, self.now)
         client.after(self.now)
 
@@ -214,8 +234,9 @@ class TwoEnds(RuleBasedStateMachine):
                 session = self.server.find(wire.session_id, self.now)
                 reply.answer = self._known(request, session)
             else:
-                key = repr((wire.version, request.session, wire.client.number)).encode()
-                session = self.server.initiate(content(wire.version), key, self.now)
+                if wire not in self.served:
+                    self.served.append(wire)
+                session = self.server.initiate(content(wire.version), wire.key, self.now)
                 reply.opened = session.session_id
                 reply.answer = self._known(request, session)
         except Problem as found:
@@ -285,7 +306,8 @@ class TwoEnds(RuleBasedStateMachine):
         """However it stands: left alone, both clients complete the last version, and nothing is left behind."""
         begun = self.now
         while True:
-            assert self.now - begun < TTL / 2, "never at rest, or only once what was stuck had expired"
+            late = "never at rest, or only once what was stuck had expired"
+            assert self.now - begun < TTL / 2, f"{late}: {self._picture()}"
             if not any(self._has_work(client) for client in self.clients) and not self.memory.endings:
                 break
             self._calm_turn()
@@ -293,6 +315,11 @@ class TwoEnds(RuleBasedStateMachine):
         left = [record for record in self.server.catalog.sessions() if self.server.catalog.stored(record.session_id)]
         assert not left, "a session with stored chunks was known to its client, and so was ended"
         assert not [each for each in left if each.state is SessionState.DEAD]
+
+    def _picture(self) -> str:
+        clients = [(client.version, client.sessions, vars(client.machine or client)) for client in self.clients]
+        records = list(self.server.catalog.sessions(tombstones=True))
+        return f"{self.now=} {clients=} {self.memory=} {records=} {self.server.work=}"
 
     def _has_work(self, client: ModelClient) -> bool:
         return bool(client.machine or self.memory.sessions) or self.version not in client.completed
@@ -305,8 +332,7 @@ class TwoEnds(RuleBasedStateMachine):
             if client.machine is not None:
                 self.now = max(self.now, min(client.machine.wake_at() or self.now, self.now + 5.0))
                 for request in client.requests(self.now):
-                    session_id = client.sessions.get(request.session, "")
-                    self.going.append(Wire(client, client.life, request, session_id, client.version))
+                    self._send(client, request)
         while self.going:
             self._serve(self.going.pop(0), heard=True)
         for number in list(self.bodies):

@@ -44,6 +44,22 @@ def test_many_files_arrive(client: Client, server: ServerProcess, folder: bytes)
     assert partials(server) == []
 
 
+def test_a_batch_that_comes_late(client: Client, server: ServerProcess, folder: bytes) -> None:
+    """Repeated as it was, it publishes nothing: what is newer keeps its place; with a key of its own it is meant."""
+    path = folder + b"/f"
+    older, newer = entry(path, b"older"), entry(path, b"newer")
+    assert results(send(client, older, Idempotency_Key="b1")) == ["complete"]
+    assert results(send(client, newer, Idempotency_Key="b2")) == ["complete"]
+    late = send(client, older, Idempotency_Key="b1")
+    assert (late.status, late.problem) == (410, "session-expired")
+    assert server.file(path).read_bytes() == b"newer"
+    assert partials(server) == []
+    assert results(send(client, older, Idempotency_Key="b3")) == ["complete"]
+    assert server.file(path).read_bytes() == b"older"
+    assert results(send(client, newer, Idempotency_Key="b1")) == ["complete"], "another body is another batch"
+    assert results(send(client, older)) == results(send(client, older)) == ["complete"], "no key, no memory"
+
+
 def test_a_batch_of_nothing(client: Client) -> None:
     """No files, no answers, no error."""
     assert results(send(client)) == []

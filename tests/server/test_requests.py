@@ -191,6 +191,24 @@ def test_the_same_initiate_again(client: Client) -> None:
     assert client.initiate(DATA[:499], path, key="k1").id != first.id
 
 
+def test_an_initiate_that_comes_late(client: Client, server: ServerProcess) -> None:
+    """Repeated after its session has ended, complete or cancelled, it is refused: a newer version keeps its place."""
+    path = fresh()
+    older, newer, other = os.urandom(500), os.urandom(600), os.urandom(700)
+    first = client.initiate(older, path, key="k1")
+    first.put(0, len(older))
+    assert first.end().json["result"] == "ended"
+    cancelled = client.initiate(other, path, key="k2")
+    assert cancelled.end().json["result"] == "cancelled"
+    second = client.initiate(newer, path, key="k3")
+    check(client.initiate(older, path, key="k1").reply, "session-expired")
+    assert second.put(0, len(newer)).json["status"] == "complete"
+    check(client.initiate(older, path, key="k1").reply, "session-expired")
+    check(client.initiate(other, path, key="k2").reply, "session-expired")
+    assert server.file(path).read_bytes() == newer
+    assert client.initiate(newer, path, key="k4").reply.json["status"] == "complete"
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "status"),
     [

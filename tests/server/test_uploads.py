@@ -317,7 +317,7 @@ def test_the_same_initiate_gets_the_same_session() -> None:
 
 
 def test_the_same_initiate_after_its_session_expired() -> None:
-    """The key of a session whose time is over opens a new one, complete or not."""
+    """The key of a session whose time is over, complete or not, opens nothing; once it is forgotten it does again."""
 
     async def scenario() -> None:
         bench = Bench()
@@ -326,6 +326,9 @@ def test_the_same_initiate_after_its_session_expired() -> None:
             if path == b"finished":
                 await bench.put(first, DATA + path)
             bench.clock.advance(101)
+            await refused("session-expired", bench.open(DATA + path, path, key=path))
+            bench.clock.advance(101)
+            await bench.uploads.tick()
             second = await bench.open(DATA + path, path, key=path)
             assert second.session_id != first.session_id
             await bench.uploads.find("u", second.session_id)

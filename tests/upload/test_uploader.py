@@ -150,6 +150,27 @@ def test_a_lost_answer_to_an_initiate_opens_no_second_session(proxy: FaultProxy,
     assert len(set(keys)) == 1
 
 
+def test_a_version_that_was_sent_before_is_sent_again(proxy: FaultProxy, uploader, file, arrived) -> None:
+    """Its first key is used up: another opens the session, and stays the same when that answer is lost."""
+    uploader(proxy.url, file).upload()
+    arrived.unlink()
+    proxy.requests.clear()
+    swallowed: list[object] = []
+
+    def plan(seen):  # the second initiate's answer
+        initiates = [each for each in proxy.requests if each.path == "/initiateUploadSession"]
+        if seen.path == "/initiateUploadSession" and len(initiates) == 2 and not swallowed:
+            swallowed.append(seen)
+            return Swallow()
+        return None
+
+    proxy.plan = plan
+    uploader(proxy.url, file).upload()
+    assert sha256(arrived) == sha256(file)
+    keys = [seen.headers["idempotency-key"] for seen in proxy.requests if seen.path == "/initiateUploadSession"]
+    assert swallowed and len(keys) == 3 and keys[0] != keys[1] == keys[2]
+
+
 def test_a_stopped_upload_goes_on_where_it_was(proxy: FaultProxy, uploader, file, arrived) -> None:
     """Stopped in the middle of a chunk it raises Interrupted; the next run hashes nothing and sends only the rest."""
     proxy.plan = once("/uploadChunk", Stall(1000), 4)
