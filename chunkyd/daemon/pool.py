@@ -238,7 +238,10 @@ class Pool:
         self._scheduler.add_job(work, args=arguments, id=f"{name}-{next(self._numbers)}", executor=executor)
 
     def _begin_once(self, name: str, work: Callable[..., None], *arguments: object) -> None:
-        """In a thread of its own, and never twice at once: the dispatcher itself does no network I/O."""
+        """Never twice at once, and in a thread of its own, since the dispatcher does no network I/O.
+
+        No stop waits for that thread: a request without an answer hangs for half a minute, and can be made again.
+        """
         if name in self._busy:
             return
         self._busy.add(name)
@@ -252,7 +255,7 @@ class Pool:
                 self._busy.discard(name)
                 self.wake()
 
-        self._begin("default", name, run)
+        threading.Thread(target=run, name=name, daemon=True).start()
 
     def _pause(self) -> float:
         """How long nothing falls due."""

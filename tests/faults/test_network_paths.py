@@ -23,7 +23,7 @@ from tests.e2e.programs import Daemon, Server, run, running, sha256, wait_until
 from tests.faults.certificates import Authority
 from tests.faults.relay import ForwardProxy, Relay
 from tests.upload.faultproxy import FaultProxy
-from tests.upload.netfaults import Answer, Break
+from tests.upload.netfaults import Answer, Break, Fault
 
 MIB = 1 << 20
 UPLOADS = {"retry": {"base": "50ms", "max": "300ms"}, "chunk_size": "1MiB", "parallel_chunks": 2}
@@ -277,6 +277,22 @@ def test_a_session_that_cannot_be_ended_is_not_asked_for_without_pause(tmp_path:
             refusal = Answer(422, document, (("Content-Type", "application/problem+json"),), linger=0.1)
             proxy.plan = lambda seen: refusal if seen.path == "/endUpload" else None
             wait_until("it is left to expire", lambda: "left to expire" in daemon.text(), 30, daemon.text)
+
+
+def test_a_stop_waits_for_no_answer(tmp_path: Path) -> None:
+    """While the daemon, idle, ends a session that was left behind, and nobody answers: it stops all the same."""
+    server = Server(tmp_path)
+    with running(server), FaultProxy(server.port) as proxy:
+        faults: list[Fault] = [Answer(503, linger=0.1)]
+        proxy.plan = lambda seen: (
+            (faults.pop() if faults else Break("work", "silence")) if seen.path == "/endUpload" else None
+        )
+        daemon = a_daemon(tmp_path, proxy.url)
+        with running(daemon):
+            put(tmp_path)
+            wait_until("it asks again", lambda: proxy.count("/endUpload") >= 2, 30, daemon.text)
+            daemon.wait_idle()
+            daemon.stop(10)
 
 
 @pytest.fixture
