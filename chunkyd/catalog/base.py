@@ -32,8 +32,15 @@ class SessionState(StrEnum):
 ACTIVE_STATES = frozenset({SessionState.RECEIVING, SessionState.COPYING, SessionState.PUBLISHING})  # may yet publish
 
 
-class KeyUsedUp(Exception):
-    """The session of this initiate is over, or this batch was published: what comes now comes late."""
+class TooLate(Exception):
+    """The session of this initiate is over, this batch was published, or the client has wished for something newer."""
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Which of a client's wishes for a path an initiate is; `subject` is the digest of user, path and client."""
+
+    subject: bytes
+    order: int
 
 
 class SessionRecord(msgspec.Struct, frozen=True):
@@ -95,20 +102,27 @@ class TokenRecord(msgspec.Struct, frozen=True):
 class SessionCatalog(Protocol):
     """Sessions and their stored ranges."""
 
-    def add_session(self, record: SessionRecord) -> SessionRecord:
+    def add_session(self, record: SessionRecord, wish: Wish | None = None) -> SessionRecord:
         """Record a new session; returned with its `sequence`, which no other session ever had or gets.
 
         Where a session with the same `idempotency` exists (not expired), that one is returned and nothing added.
-        Raises KeyUsedUp where there was one, ValueError where the session ID is taken.
+        Raises TooLate where there was one, or a wish of the same subject with a greater order; ValueError where the
+        session ID is taken. The wish is remembered until the session's deadline.
         """
         ...
 
     def add_sessions(
-        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+        self,
+        records: Sequence[SessionRecord],
+        *,
+        wishes: Sequence[Wish] = (),
+        key: bytes | None = None,
+        until: float = 0.0,
     ) -> list[SessionRecord]:
         """`add_session` for new sessions without `idempotency`, in order, all in one transaction.
 
-        It uses up their common `key`, so long as that is remembered; raises KeyUsedUp where it was used up before.
+        It uses up their common `key`; key and wishes are remembered `until` then. Raises TooLate where the key was used
+        up before, or for any of the wishes.
         """
         ...
 
@@ -176,8 +190,8 @@ class SessionCatalog(Protocol):
         """Up to `limit` sessions with `expires_at` ≤ now, the longest due first, tombstones too, by an index."""
         ...
 
-    def purge_keys(self, now: float, limit: int) -> int:
-        """Forget up to `limit` used up keys that were to be remembered until ≤ now, by an index; how many."""
+    def purge_wishes(self, now: float, limit: int) -> int:
+        """Forget up to `limit` used up keys and wishes, remembered until ≤ now, by an index; returns how many."""
         ...
 
     def shift_deadlines(self, seconds: float) -> None:

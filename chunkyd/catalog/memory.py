@@ -5,6 +5,7 @@ Nothing here survives the process. Questions look at every record: meant for tho
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,11 +14,12 @@ from msgspec.structs import replace
 from chunkyd.catalog.base import (
     ACTIVE_STATES,
     FileRecord,
-    KeyUsedUp,
     SessionRecord,
     SessionState,
     StoredRange,
     TokenRecord,
+    TooLate,
+    Wish,
 )
 from chunkyd.protocol.paths import Target
 from chunkyd.protocol.ranges import Range, RangeSet
@@ -38,38 +40,52 @@ class _MemorySessions(_Locked):
         self._sequence = 0
         self._sessions: dict[str, SessionRecord] = {}
         self._stored: dict[str, RangeSet] = {}
-        self._used_keys: dict[bytes, float] = {}  # until when they are remembered
+        self._wishes: dict[bytes, tuple[float, float]] = {}  # order (infinite: used up), until when it is remembered
 
-    def add_session(self, record: SessionRecord) -> SessionRecord:
+    def add_session(self, record: SessionRecord, wish: Wish | None = None) -> SessionRecord:
         """See the contract."""
         with self._lock:
             if record.idempotency is not None:
                 for known in self._sessions.values():
                     if known.idempotency == record.idempotency:
                         return known
-                self._check_key(record.idempotency)
+                self._check_late(record.idempotency, 0)
             if record.session_id in self._sessions:
                 raise ValueError("this session ID is taken")
+            if wish is not None:
+                self._wish(wish.subject, wish.order, record.expires_at)
             self._sequence += 1
             added = replace(record, sequence=self._sequence)
             self._sessions[record.session_id] = added
             return added
 
     def add_sessions(
-        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+        self,
+        records: Sequence[SessionRecord],
+        *,
+        wishes: Sequence[Wish] = (),
+        key: bytes | None = None,
+        until: float = 0.0,
     ) -> list[SessionRecord]:
         """See the contract."""
         with self._lock:
             if any(record.session_id in self._sessions for record in records):
                 raise ValueError("this session ID is taken")
-            if key is not None:
-                self._check_key(key)
-                self._used_keys[key] = until
+            every = [(wish.subject, float(wish.order)) for wish in wishes] + ([(key, math.inf)] if key else [])
+            for subject, order in every:
+                self._check_late(subject, order)
+            for subject, order in every:
+                self._wish(subject, order, until)
             return [self.add_session(record) for record in records]
 
-    def _check_key(self, key: bytes) -> None:
-        if key in self._used_keys:
-            raise KeyUsedUp
+    def _wish(self, subject: bytes, order: float, until: float) -> None:
+        self._check_late(subject, order)
+        self._wishes[subject] = (order, until)
+
+    def _check_late(self, subject: bytes, order: float) -> None:
+        greatest, _ = self._wishes.get(subject, (-1.0, 0.0))
+        if greatest > order or greatest == math.inf:
+            raise TooLate
 
     def session(self, session_id: str) -> SessionRecord | None:
         """See the contract."""
@@ -117,7 +133,7 @@ class _MemorySessions(_Locked):
         with self._lock:
             record = self._sessions.get(session_id)
             if record is not None and record.idempotency is not None:
-                self._used_keys[record.idempotency] = record.expires_at
+                self._wishes[record.idempotency] = (math.inf, record.expires_at)
             self.forget(session_id)
 
     def forget(self, session_id: str) -> None:
@@ -134,7 +150,7 @@ class _MemorySessions(_Locked):
                 return record is None
             self._stored.pop(session_id, None)
             if record.idempotency is not None:
-                self._used_keys[record.idempotency] = tombstone_until
+                self._wishes[record.idempotency] = (math.inf, tombstone_until)
             self._sessions[session_id] = replace(
                 record, state=SessionState.EXPIRED, expires_at=tombstone_until, idempotency=None
             )
@@ -147,18 +163,18 @@ class _MemorySessions(_Locked):
         found.sort(key=lambda record: (record.expires_at, record.sequence))
         return found[:limit]
 
-    def purge_keys(self, now: float, limit: int) -> int:
+    def purge_wishes(self, now: float, limit: int) -> int:
         """See the contract."""
         with self._lock:
-            old = [key for key, until in self._used_keys.items() if until <= now][:limit]
-            for key in old:
-                del self._used_keys[key]
+            old = sorted((until, subject) for subject, (_, until) in self._wishes.items() if until <= now)[:limit]
+            for _, subject in old:
+                del self._wishes[subject]
             return len(old)
 
     def shift_deadlines(self, seconds: float) -> None:
         """See the contract."""
         with self._lock:
-            self._used_keys = {key: until + seconds for key, until in self._used_keys.items()}
+            self._wishes = {key: (order, until + seconds) for key, (order, until) in self._wishes.items()}
             for session_id, record in self._sessions.items():
                 self._sessions[session_id] = replace(
                     record, expires_at=record.expires_at + seconds, created=record.created + seconds

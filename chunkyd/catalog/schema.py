@@ -67,10 +67,11 @@ PROBE = ("CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)", 
 # A row for each kind of record that is still to be made anew from the published files; a new catalog knows none.
 REBUILD = ("CREATE TABLE rebuild (records TEXT PRIMARY KEY)", "INSERT INTO rebuild VALUES ('file')")
 
-# Keys of initiates and batches that are over: what comes with one of them once more comes late.
-USED_KEYS = (
-    "CREATE TABLE used_key (digest BLOB PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX used_key_due ON used_key (expires_at)",
+# What comes late is known by them: the greatest order that a client has wished a path with, and (without an order) the
+# keys of initiates and batches that are over.
+WISHES = (
+    "CREATE TABLE wish (subject BLOB PRIMARY KEY, number INTEGER, expires_at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX wish_due ON wish (expires_at)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD, USED_KEYS)
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD, WISHES)

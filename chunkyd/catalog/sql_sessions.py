@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, KeyUsedUp, SessionRecord, SessionState, StoredRange
+from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, SessionRecord, SessionState, StoredRange, TooLate, Wish
 from chunkyd.catalog.database import CatalogDatabase, Row, Taken
 from chunkyd.catalog.schema import ACTIVE
 from chunkyd.catalog.sql_files import put
@@ -24,9 +24,14 @@ _SELECT = f"SELECT {_COLUMNS} FROM session"
 _INSERT = f"INSERT INTO session ({_COLUMNS}) VALUES (?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _USE_UP_OF = (
-    "INSERT INTO used_key SELECT idempotency, coalesce(?, expires_at) FROM session"
+    "INSERT INTO wish SELECT idempotency, NULL, coalesce(?, expires_at) FROM session"
     " WHERE session_id = ? AND idempotency IS NOT NULL"
-    " ON CONFLICT (digest) DO UPDATE SET expires_at = excluded.expires_at"
+    " ON CONFLICT (subject) DO UPDATE SET expires_at = excluded.expires_at"
+)
+_LATER = "SELECT 1 FROM wish WHERE subject = ? AND (number IS NULL OR number > ?)"
+_WISH = (
+    "INSERT INTO wish VALUES (?, ?, ?)"
+    " ON CONFLICT (subject) DO UPDATE SET number = excluded.number, expires_at = excluded.expires_at"
 )
 _STORED_BEFORE = "SELECT start, stop FROM stored WHERE sequence = ? AND start <= ? ORDER BY start DESC LIMIT 1"
 _STORED_WITHIN = "SELECT max(stop) FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
@@ -43,29 +48,41 @@ class SqlSessions:
     def __init__(self, database: CatalogDatabase) -> None:
         self._database = database
 
-    def add_session(self, record: SessionRecord) -> SessionRecord:
+    def add_session(self, record: SessionRecord, wish: Wish | None = None) -> SessionRecord:
         """See the contract."""
         with self._database.writing():
             if record.idempotency is not None:
                 known = self._database.row(f"{_SELECT} WHERE idempotency = ?", record.idempotency)
                 if known is not None:
                     return _record(known)
-                self._check_key(record.idempotency)
+                self._check_late(record.idempotency, 0)
+            if wish is not None:
+                self._wish(wish.subject, wish.order, record.expires_at)
             return self._add(record)
 
     def add_sessions(
-        self, records: Sequence[SessionRecord], *, key: bytes | None = None, until: float = 0.0
+        self,
+        records: Sequence[SessionRecord],
+        *,
+        wishes: Sequence[Wish] = (),
+        key: bytes | None = None,
+        until: float = 0.0,
     ) -> list[SessionRecord]:
         """See the contract."""
         with self._database.writing():
             if key is not None:
-                self._check_key(key)
-                self._database.change("INSERT INTO used_key VALUES (?, ?)", key, until)
+                self._wish(key, None, until)
+            for wish in wishes:
+                self._wish(wish.subject, wish.order, until)
             return [self._add(record) for record in records]
 
-    def _check_key(self, key: bytes) -> None:
-        if self._database.row("SELECT 1 FROM used_key WHERE digest = ?", key) is not None:
-            raise KeyUsedUp
+    def _wish(self, subject: bytes, order: int | None, until: float) -> None:
+        self._check_late(subject, order or 0)
+        self._database.change(_WISH, subject, order, until)
+
+    def _check_late(self, subject: bytes, order: int) -> None:
+        if self._database.row(_LATER, subject, order) is not None:
+            raise TooLate
 
     def _add(self, record: SessionRecord) -> SessionRecord:
         try:
@@ -223,14 +240,14 @@ class SqlSessions:
         rows = self._database.rows(f"{_SELECT} WHERE expires_at <= ? ORDER BY expires_at, sequence LIMIT ?", now, limit)
         return [_record(row) for row in rows]
 
-    def purge_keys(self, now: float, limit: int) -> int:
+    def purge_wishes(self, now: float, limit: int) -> int:
         """See the contract."""
-        if self._database.row("SELECT 1 FROM used_key WHERE expires_at <= ? LIMIT 1", now) is None:
+        if self._database.row("SELECT 1 FROM wish WHERE expires_at <= ? LIMIT 1", now) is None:
             return 0
         with self._database.writing():
             return self._database.change(
-                "DELETE FROM used_key WHERE digest IN"
-                " (SELECT digest FROM used_key WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+                "DELETE FROM wish WHERE subject IN"
+                " (SELECT subject FROM wish WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
                 now,
                 limit,
             )
@@ -238,7 +255,7 @@ class SqlSessions:
     def shift_deadlines(self, seconds: float) -> None:
         """See the contract."""
         with self._database.writing():
-            self._database.change("UPDATE used_key SET expires_at = expires_at + ?", seconds)
+            self._database.change("UPDATE wish SET expires_at = expires_at + ?", seconds)
             statement = "UPDATE session SET expires_at = expires_at + ?, created = created + ?"
             self._database.change(statement, seconds, seconds)
 

@@ -137,6 +137,7 @@ def _send(found: list[Found], wanted: Wanted, client: Client, display: Display) 
         display.finished,
         Together(client, limiter),
         lambda file: (file.source, file.path) in begun,
+        memory.origin,
     )
     try:
         delivery.run()

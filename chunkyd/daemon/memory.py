@@ -10,7 +10,7 @@ from chunkyd.errors import Interrupted
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
-from chunkyd.upload.memory import Remembered, UploadKey
+from chunkyd.upload.memory import Origin, Remembered, UploadKey
 
 
 class JobMemory:
@@ -19,6 +19,10 @@ class JobMemory:
     def __init__(self, queue: Queue, job: Job) -> None:
         self._queue = queue
         self._job = job
+
+    def origin(self, fingerprint: Fingerprint) -> Origin:
+        """Jobs are counted: a newer version's has a greater number."""
+        return Origin(self._queue.identity, self._job.id)
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """A hash taken of exactly this version, of this path, by this job or an earlier one."""

@@ -122,7 +122,8 @@ class Runner:
             if source is None:
                 raise Interrupted("its folder is no longer configured")
             root = self._folders.root(job.folder)
-            files.append(Small(source, published_path(job.folder, job.path), job.fingerprint, root))
+            name, memory = published_path(job.folder, job.path), JobMemory(self._queue, job)
+            files.append(Small(source, name, job.fingerprint, root, memory.origin))
         return self._together().send(files, lambda: all(live.stop.is_set() for live in lives))
 
     def _finish_together(self, arrived: Sequence[tuple[Job, Fingerprint]]) -> None:

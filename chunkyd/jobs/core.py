@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import threading
@@ -53,6 +54,13 @@ class Core:
         self._drift = clock.wall() - clock.monotonic()  # what the wall clock has over the monotonic one
         self.retry_settings = retry  # replaced by a reload
         self.on_change = on_change  # called after a commit, by any thread: look for work, and for work to be stopped
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The name of this job table: another, begun anew, counts its jobs from one again."""
+        row = self._tables.one("SELECT id FROM identity")
+        assert row is not None  # made with the table
+        return str(row[0])
 
     def close(self) -> None:
         """Close the table; whoever still uses it gets a StateError."""

@@ -91,7 +91,13 @@ _FIRST = (
     END""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# Whose numbers the jobs' are: the server compares those of one table only.
+_IDENTITY = (
+    "CREATE TABLE identity (id TEXT NOT NULL)",
+    "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -48,17 +48,23 @@ SessionId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._~-]{1,255}\Z")] 
 Reply = TypeVar("Reply", bound="SessionReply | ChunkReply | StatusReply | EndReply | LimitsReply")
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
+_CLIENT = re.compile(r"[A-Za-z0-9\-._~]{1,64}", re.ASCII)
 _DELTA_SECONDS = re.compile(r"[0-9]+", re.ASCII)
 
 
 class Initiate(msgspec.Struct, frozen=True):
-    """What a session is asked for. `path`: raw bytes; `modified_ns`: nanoseconds since 1970; `mode`: at most 0o777."""
+    """What a session is asked for. `path`: raw bytes; `modified_ns`: nanoseconds since 1970; `mode`: at most 0o777.
+
+    `client` and `order`, both or neither: of a client's initiates for one path that of the greater order is the later.
+    """
 
     file_hash: str
     total_bytes: int
     path: bytes | None = None
     modified_ns: int | None = None
     mode: int | None = None
+    client: str | None = None
+    order: int | None = None
 
 
 class _InitiateDocument(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -68,6 +74,8 @@ class _InitiateDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     path_bytes: str | None = None
     modified_at: str | None = None
     mode: int | None = None
+    client: str | None = None
+    order: int | None = None
 
 
 class SessionReply(msgspec.Struct, frozen=True, rename="camel"):
@@ -123,6 +131,8 @@ def encode_initiate(request: Initiate) -> bytes:
             path_bytes=path_bytes,
             modified_at=format_time(request.modified_ns) if request.modified_ns is not None else None,
             mode=request.mode,
+            client=request.client,
+            order=request.order,
         )
     )
 
@@ -138,12 +148,20 @@ def decode_initiate(body: bytes) -> Initiate:
         raise ValueError("totalBytes is not an integer from 0 to 2^63-1")
     if document.mode is not None and not 0 <= document.mode <= MAX_MODE:
         raise ValueError("mode is not an integer from 0 to 511")
+    if (document.client is None) != (document.order is None):
+        raise ValueError("client and order come together")
+    if document.client is not None and _CLIENT.fullmatch(document.client) is None:
+        raise ValueError("client is not 1 to 64 characters A-Z a-z 0-9 - . _ ~")
+    if document.order is not None and not 0 <= document.order <= MAX_TOTAL_BYTES:
+        raise ValueError("order is not an integer from 0 to 2^63-1")
     return Initiate(
         file_hash=document.file_hash,
         total_bytes=document.total_bytes,
         path=_path(document),
         modified_ns=parse_time(document.modified_at) if document.modified_at is not None else None,
         mode=document.mode,
+        client=document.client,
+        order=document.order,
     )
 
 

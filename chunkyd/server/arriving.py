@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import SessionRecord, SessionState
+from chunkyd.catalog.base import SessionRecord, SessionState, Wish
 from chunkyd.checkpoints import reached
 from chunkyd.errors import Problem, StorageFull
 from chunkyd.protocol.batch import Entry, EntryParser, Outcome
@@ -19,7 +19,7 @@ from chunkyd.protocol.digests import Checker
 from chunkyd.protocol.messages import Initiate, decode_initiate
 from chunkyd.protocol.problems import problem
 from chunkyd.server.ledger import storage_full
-from chunkyd.server.opening import judge, new_record
+from chunkyd.server.opening import judge, new_record, wish_of
 from chunkyd.server.publish import Publisher
 from chunkyd.server.receive import BodyCut, check_digests
 from chunkyd.settings import Limits
@@ -33,6 +33,7 @@ class BatchFile:
 
     def __init__(self) -> None:
         self.record: SessionRecord | None = None
+        self.wish: Wish | None = None
         self.renews = False  # the version stands at its path already, and needs no partial
         self.known = False  # the bytes are here already, under this path or another
         self.outcome: Outcome | None = None
@@ -118,6 +119,7 @@ class Arriving:
 
     def _judge(self, file: BatchFile, request: Initiate, content: memoryview) -> None:
         judge(request, self._limits)
+        file.wish = wish_of(self._user, request)
         begun = new_record(self._user, request, self._now(), self._limits)
         record = replace(begun, state=SessionState.PUBLISHING, expires_at=begun.created)
         if record.target in self._paths:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from chunkyd.catalog.base import KeyUsedUp, SessionRecord
+from chunkyd.catalog.base import SessionRecord, TooLate
 from chunkyd.errors import Problem, StorageFull
 from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.paths import readable
@@ -21,7 +21,7 @@ from chunkyd.server.allowance import Allowances
 from chunkyd.server.arriving import Arriving, BatchFile
 from chunkyd.server.finish import Finisher, path_problem
 from chunkyd.server.ledger import Ledger, storage_full
-from chunkyd.server.opening import used_up
+from chunkyd.server.opening import too_late
 from chunkyd.server.publish import Publisher
 from chunkyd.server.receive import BodyCut, Receiver
 from chunkyd.server.registry import Registry
@@ -99,12 +99,14 @@ class Batches:
             ready = {file.record.session_id: file for file in files if file.record and not file.outcome}
             new = [file.record for file in ready.values() if file.record and not file.renews]
             renewed = [file.record for file in ready.values() if file.record and file.renews]
+            wishes = [file.wish for file in ready.values() if file.wish]
+            publish = self._publisher.publish_all
             until = self._time.now() + self._limits.session_ttl
             try:
                 async with self._finisher.user_locks[user]:
-                    published = await self._threads.record(self._publisher.publish_all, new, renewed, key, until)
-            except KeyUsedUp as error:
-                raise used_up() from error
+                    published = await self._threads.record(publish, new, renewed, wishes, key, until)
+            except TooLate as error:
+                raise too_late() from error
         for record, failure in published:
             if failure is not None:
                 ready[record.session_id].refuse(self._failed(record, failure))

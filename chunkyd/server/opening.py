@@ -12,7 +12,7 @@ import secrets
 
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import Catalog, KeyUsedUp, SessionRecord, SessionState
+from chunkyd.catalog.base import Catalog, SessionRecord, SessionState, TooLate, Wish
 from chunkyd.checkpoints import reached
 from chunkyd.errors import Problem
 from chunkyd.protocol.digests import is_file_hash
@@ -63,12 +63,12 @@ class Opener:
         self._allowances = allowances
 
     async def open(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:
-        """A new session, or the one this same initiate opened before. Raises session-expired where that one is over."""
+        """A new session, or the one this same initiate opened before. Raises session-expired where it is too late."""
         judge(request, self._limits)
         try:
             session = await self._session(user, request, idempotency)
-        except KeyUsedUp as error:
-            raise used_up() from error
+        except TooLate as error:
+            raise too_late() from error
         if session.status() == "verifying":
             self._finisher.start(session)
             if session.total <= SMALL_BYTES:
@@ -84,18 +84,18 @@ class Opener:
             session = self._registry.same_initiate(idempotency)
             if session is None:
                 record = new_record(user, request, self._time.now(), self._limits)
-                session = await self._open(replace(record, idempotency=idempotency))
+                session = await self._open(replace(record, idempotency=idempotency), wish_of(user, request))
             if session is not None and not session.expired(self._time.now()):
                 return session
             if session is not None:
                 await self._registry.expire(session)
         raise problem("internal", "The session of this Idempotency-Key changes all the time; use another key.")
 
-    async def _open(self, record: SessionRecord) -> LiveSession | None:
+    async def _open(self, record: SessionRecord, wish: Wish | None) -> LiveSession | None:
         kept = await self._threads.record(self._publisher.kept_versions, record)
         if kept and kept[0].path == record.target:
             async with self._finisher.user_locks[record.user]:
-                renewed = await self._threads.record(self._add_renewed, record)
+                renewed = await self._threads.record(self._add_renewed, record, wish)
             if renewed is not None:
                 return self._registry.adopt(renewed)
         if kept and record.total_bytes:
@@ -104,16 +104,16 @@ class Opener:
             rest.take(record.total_bytes)
             # The loop asks the disk itself: an answer as old as a thread's way back could be given to two sessions.
             with self._ledger.opening(record.total_bytes, self._storage.free_bytes()):
-                added = await self._threads.record(self._create, record)
+                added = await self._threads.record(self._create, record, wish)
                 if added.session_id != record.session_id:
                     return self._registry.adopt(added)
                 session = LiveSession(added)
             self._registry.add(session)
         return session
 
-    def _add_renewed(self, record: SessionRecord) -> SessionRecord | None:
+    def _add_renewed(self, record: SessionRecord, wish: Wish | None) -> SessionRecord | None:
         """Only attributes change, no byte is needed; None where the kept file has changed since it was looked at."""
-        added = self._catalog.add_session(record)
+        added = self._catalog.add_session(record, wish)
         reached("server.renewal.recorded")
         if added.session_id != record.session_id:
             return added
@@ -122,7 +122,7 @@ class Opener:
         self._catalog.forget(added.session_id)  # it begins anew, with its key
         return None
 
-    def _create(self, record: SessionRecord) -> SessionRecord:
+    def _create(self, record: SessionRecord, wish: Wish | None) -> SessionRecord:
         try:
             reserved = self._storage.create(record.session_id, record.total_bytes)
         except OSError as error:
@@ -131,7 +131,7 @@ class Opener:
             text = f"The server's file system takes no file of {record.total_bytes} bytes."
             raise problem("file-too-large", text) from error
         try:
-            added = self._catalog.add_session(replace(record, reserved=reserved))
+            added = self._catalog.add_session(replace(record, reserved=reserved), wish)
         except BaseException:
             self._storage.discard(record.session_id)
             raise
@@ -172,16 +172,27 @@ def new_record(user: str, request: Initiate, now: float, limits: Limits) -> Sess
     )
 
 
-def used_up() -> Problem:
-    """What comes now was repeated late by something on the way, or its client begins anew with an old key.
+def wish_of(user: str, request: Initiate) -> Wish | None:
+    """Which of its client's wishes for its path this is, where the client says so."""
+    if request.client is None or request.order is None:
+        return None
+    path = request.path if request.path is not None else request.file_hash.encode("ascii")
+    return Wish(_digest(user.encode("utf-8", "surrogatepass"), request.client.encode("ascii"), path), request.order)
 
-    It must not be work again: of two sessions on one path the later one wins, and a newer version may be there by now.
+
+def too_late() -> Problem:
+    """What comes now was repeated, or held up, by something on the way; or its client's own records were set back.
+
+    It must not be work: of two sessions on one path the later one wins, and a newer version may be there by now.
     """
-    text = "What was begun with this Idempotency-Key is over; nothing was done now. Begin anew with another key."
+    text = "This comes too late: its key is used up, or its client has begun something newer. Nothing was done now."
     return problem("session-expired", text)
 
 
 def idempotency_digest(user: str, key: str, body: bytes) -> bytes:
     """What names an initiate: same user, key and body are the same initiate."""
-    parts = (user.encode("utf-8", "surrogatepass"), key.encode("utf-8", "surrogatepass"), body)
+    return _digest(user.encode("utf-8", "surrogatepass"), key.encode("utf-8", "surrogatepass"), body)
+
+
+def _digest(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, FileRecord, SessionRecord, SessionState, Wish
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError
@@ -130,7 +130,12 @@ class Publisher:
         return fingerprint
 
     def publish_all(
-        self, new: Sequence[SessionRecord], renewed: Sequence[SessionRecord], key: bytes | None, until: float
+        self,
+        new: Sequence[SessionRecord],
+        renewed: Sequence[SessionRecord],
+        wishes: Sequence[Wish],
+        key: bytes | None,
+        until: float,
     ) -> list[tuple[SessionRecord, Exception | None]]:
         """The same steps for many, each made for all of them before the next; no two may have one path.
 
@@ -139,10 +144,10 @@ class Publisher:
         and without a sequence yet. Given back: the recorded session and what has failed. Of a session without failure,
         or with PathConflict, nothing is left; with any other it stays PUBLISHING, to be published as after a crash.
 
-        Their `key` is used up in the commit that gives them their sequence, and remembered `until` then: whatever comes
-        with it once more comes too late to be the later wish. Raises KeyUsedUp, and then nothing is published.
+        Their `wishes` count, and their `key` is used up, in the commit that gives them their sequence; they are
+        remembered `until` then. Raises TooLate, and then nothing is published.
         """
-        added = self._catalog.add_sessions([*new, *renewed], key=key, until=until)
+        added = self._catalog.add_sessions([*new, *renewed], wishes=wishes, key=key, until=until)
         reached("server.batch.recorded")
         outcomes = [
             *self._storage.publish_all([self._publication(record) for record in added[: len(new)]]),

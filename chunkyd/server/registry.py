@@ -137,7 +137,7 @@ class Registry:
 
     async def sweep(self, limit: int = 256) -> None:
         """Expire what is due and purge tombstones, in bites; what is busy stays, and is passed over."""
-        while await self._threads.record(self._catalog.purge_keys, self._time.now(), limit) == limit:
+        while await self._threads.record(self._catalog.purge_wishes, self._time.now(), limit) == limit:
             pass
         asked = limit
         while True:

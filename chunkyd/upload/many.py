@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from chunkyd.errors import ChunkyError, EnvironmentFailure, Interrupted, NotChunky, Problem
+from chunkyd.files import Fingerprint
+from chunkyd.upload.memory import Origin
 from chunkyd.upload.progress import Progress
 from chunkyd.upload.together import MOST_FILES, Small, Together
 from chunkyd.upload.tree import Found
@@ -36,7 +38,8 @@ class Delivery:
     """Sends files; `told` and `finished` are called from its threads, one at a time.
 
     `make` builds the uploader of one file, which reports to the callback it is given. With `together`, small files
-    go many in a request, but for those of which `alone` says that they have begun otherwise before.
+    go many in a request, but for those of which `alone` says that they have begun otherwise before;
+    `origin` is theirs, as a `Memory` has it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Delivery:
         finished: Callable[[Outcome], None],
         together: Together | None = None,
         alone: Callable[[Found], bool] = lambda file: False,
+        origin: Callable[[Fingerprint], Origin] | None = None,
     ) -> None:
         small = [file for file in files if together and together.takes(file.size) and not alone(file)]
         small = small if len(small) > 1 else []
@@ -54,6 +58,7 @@ class Delivery:
         self._small = deque(small)
         self._waiting = deque(file for file in files if file not in chosen)
         self._together = together
+        self._origin = origin
         self._make = make
         self._told = told
         self._finished = finished
@@ -153,7 +158,8 @@ class Delivery:
     def _send_group(self, together: Together, group: list[Found]) -> bool:
         """Whether any of them was sent."""
         try:
-            results = together.send([Small(file.source, file.path) for file in group], lambda: self._stopped)
+            files = [Small(file.source, file.path, origin=self._origin) for file in group]
+            results = together.send(files, lambda: self._stopped)
         except Interrupted as error:
             outcomes = [Outcome(file, error=error) for file in group]
         else:

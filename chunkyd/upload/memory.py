@@ -7,11 +7,18 @@ the server says that it is gone. Two processes with one memory share sessions: w
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from chunkyd.files import Fingerprint
+
+
+class Origin(NamedTuple):
+    """Who uploads, and which of its uploads this is: of two for one path that with the greater `order` is the newer."""
+
+    client: str
+    order: int
 
 
 class UploadKey(msgspec.Struct, frozen=True):
@@ -33,6 +40,10 @@ class Remembered(msgspec.Struct, frozen=True):
 
 class Memory(Protocol):
     """What an upload needs remembered. Every method is safe from any thread and durable when it returns."""
+
+    def origin(self, fingerprint: Fingerprint) -> Origin:
+        """Whose upload this version's is, and which: the same for the same version, greater for a newer one."""
+        ...
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """The hash taken of exactly this version, or None."""

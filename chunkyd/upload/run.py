@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
@@ -162,7 +163,12 @@ class Run:
         source.check()
         self._drop_session(request.session - 1)
         wanted = messages.Initiate(
-            assignment.file_hash, source.size, assignment.key.path, source.fingerprint.mtime_ns, source.mode
+            assignment.file_hash,
+            source.size,
+            assignment.key.path,
+            source.fingerprint.mtime_ns,
+            source.mode,
+            *self._memory.origin(source.fingerprint),
         )
         reached("upload.session.opening")
         opened = self._open(wanted, request.session)
@@ -177,7 +183,9 @@ class Run:
         return Known(request, opened.status, opened.missing, opened.max_chunk_bytes, opened.chunk_bytes)
 
     def _open(self, wanted: messages.Initiate, number: int) -> Opened:
-        """A key whose session is over belongs to an earlier upload of this version: this one takes another, once."""
+        """Where that is too late, the key belongs to an earlier upload of this version, or our order is older than the
+        server's (our records were restored from a copy). This one is meant, and asks once more without either.
+        """
         fresh = self._fresh_keys.get(number)
         if fresh is None:
             try:
@@ -186,7 +194,7 @@ class Run:
                 if found.name != "session-expired":
                     raise
             fresh = self._fresh_keys[number] = fresh_key()
-        return self._client.initiate(wanted, fresh, self._switch)
+        return self._client.initiate(replace(wanted, client=None, order=None), fresh, self._switch)
 
     def _remembered(self, session: Remembered) -> str:
         """The session that counts. One that cannot be remembered is not left behind at the server."""

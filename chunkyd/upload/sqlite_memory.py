@@ -25,12 +25,11 @@ from chunkyd.files import (
     make_durable_folder,
 )
 from chunkyd.protocol.messages import Bytes, SessionId
-from chunkyd.upload.memory import Remembered, UploadKey
+from chunkyd.upload.memory import Origin, Remembered, UploadKey
 
-_SCHEMA_VERSION = 1
 _PATIENCE_SECONDS = 30.0  # with other processes
 _LOOK_AGAIN_SECONDS = 0.01
-_SCHEMA = (
+_FIRST = (
     """CREATE TABLE sessions (
         url TEXT NOT NULL, source BLOB NOT NULL, path BLOB NOT NULL,
         session_id TEXT NOT NULL, file_hash TEXT NOT NULL, total_bytes INTEGER NOT NULL,
@@ -47,6 +46,8 @@ _SCHEMA = (
         url TEXT NOT NULL, session_id TEXT NOT NULL, file_hash TEXT NOT NULL, PRIMARY KEY (url, session_id)
     ) WITHOUT ROWID""",
 )
+_IDENTITY = ("CREATE TABLE identity (id TEXT NOT NULL)", "INSERT INTO identity VALUES (lower(hex(randomblob(16))))")
+_MIGRATIONS = (_FIRST, _IDENTITY)
 _KNOWN_HASH = "SELECT file_hash, device, inode, size, mtime_ns, ctime_ns FROM hashes WHERE source = ?"
 _KEEP_HASH = "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_HASH = "DELETE FROM hashes WHERE source = ?"
@@ -105,15 +106,17 @@ class SqliteMemory:
             self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION:
+            if version > len(_MIGRATIONS):
                 raise StateError(
                     f"{self.path} was written by a newer version of this program",
                     mend="Update this program, or name another file.",
                 )
-            if version == 0:
-                for statement in _SCHEMA:
+            for statements in _MIGRATIONS[version:]:
+                for statement in statements:
                     database.execute(statement)
-                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            if version < len(_MIGRATIONS):
+                database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+            (self._identity,) = database.execute("SELECT id FROM identity").fetchone()
 
     def _begin_log(self) -> None:
         """Have a write-ahead log. SQLite's own patience does not cover this: of two who begin a new file one fails."""
@@ -150,6 +153,10 @@ class SqliteMemory:
         """Close the file."""
         with self._lock:
             self._database.close()
+
+    def origin(self, fingerprint: Fingerprint) -> Origin:
+        """By the time of the file's last change: where the clock was set back, the server's refusal costs a request."""
+        return Origin(self._identity, max(0, fingerprint.ctime_ns))
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """The hash taken of exactly this version, or None."""

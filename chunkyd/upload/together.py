@@ -24,6 +24,7 @@ from chunkyd.upload.connection import Switch
 from chunkyd.upload.control import LOOK_SECONDS
 from chunkyd.upload.crew import Crew
 from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.memory import Origin
 from chunkyd.upload.source import Source
 from chunkyd.upload.transport import Client
 from chunkyd.upload.uploader import Result
@@ -37,13 +38,14 @@ _FAST, _SLOW = 1.0, 8.0  # seconds for a request
 class Small(msgspec.Struct, frozen=True):
     """A small file: where it is, the path it is published under, and the version that is meant (None: any).
 
-    `root`: a folder above `source`; no link below it is followed.
+    `root`: a folder above `source`; no link below it is followed. `origin`: as a `Memory` has it.
     """
 
     source: bytes
     path: bytes
     expected: Fingerprint | None = None
     root: bytes | None = None
+    origin: Callable[[Fingerprint], Origin] | None = None
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -187,7 +189,8 @@ def _read(file: Small) -> _Packed | None:
     finally:
         source.close()
     file_hash = hashlib.sha256(content).hexdigest()
-    wanted = Initiate(file_hash, len(content), file.path, source.fingerprint.mtime_ns, source.mode)
+    origin = file.origin(source.fingerprint) if file.origin is not None else ()
+    wanted = Initiate(file_hash, len(content), file.path, source.fingerprint.mtime_ns, source.mode, *origin)
     if len(content) != source.size:
         return None
     return _Packed(file, source.fingerprint, stable, encode_initiate(wanted), content, file_hash)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from chunkyd.catalog.base import ACTIVE_STATES, Catalog, KeyUsedUp, SessionState, StoredRange, TokenRecord
+from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState, StoredRange, TokenRecord, TooLate, Wish
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from tests.catalog.helpers import HASH, file, session
@@ -70,11 +70,11 @@ class SessionContract:
         catalog.end("ended")
         catalog.end("expired")
         for key in (b"k", b"l"):
-            with pytest.raises(KeyUsedUp):
+            with pytest.raises(TooLate):
                 catalog.add_session(session("new", idempotency=key))
         assert list(catalog.sessions(tombstones=True)) == []
         catalog.shift_deadlines(10.0)
-        assert [catalog.purge_keys(now, 10) for now in (809.0, 810.0, 909.0, 910.0, 1e9)] == [0, 1, 0, 1, 0]
+        assert [catalog.purge_wishes(now, 10) for now in (809.0, 810.0, 909.0, 910.0, 1e9)] == [0, 1, 0, 1, 0]
         assert catalog.add_session(session("new", idempotency=b"k")).session_id == "new"
 
     def test_a_session_that_never_was(self, catalog: Catalog) -> None:
@@ -90,17 +90,42 @@ class SessionContract:
         with pytest.raises(ValueError):
             catalog.add_sessions([session("one"), session("taken")], key=b"k", until=500.0)
         assert len(catalog.add_sessions([session("one"), session("two")], key=b"k", until=500.0)) == 2
-        with pytest.raises(KeyUsedUp):
+        with pytest.raises(TooLate):
             catalog.add_sessions([session("three")], key=b"k", until=600.0)
         assert catalog.session("three") is None
-        assert catalog.purge_keys(500.0, 1) == 1
+        assert catalog.purge_wishes(500.0, 1) == 1
         assert len(catalog.add_sessions([session("three")], key=b"k", until=600.0)) == 1
+
+    def test_wishes(self, catalog: Catalog) -> None:
+        """Of one subject the greatest order counts, whichever comes first; the same again is no older one."""
+        for name, order in (("a", 5), ("b", 7), ("c", 7)):
+            catalog.add_session(session(name, expires_at=800.0), Wish(b"s", order))
+        with pytest.raises(TooLate):
+            catalog.add_session(session("d"), Wish(b"s", 6))
+        with pytest.raises(TooLate):
+            catalog.add_sessions([session("d"), session("e")], wishes=[Wish(b"t", 1), Wish(b"s", 6)], until=900.0)
+        assert catalog.session("d") is None
+        assert catalog.add_session(session("d"), Wish(b"other", 6)).session_id == "d"
+        catalog.add_sessions([session("e")], wishes=[Wish(b"t", 0), Wish(b"s", 8)], until=900.0)
+        for subject, order in ((b"s", 7), (b"other", 5)):
+            with pytest.raises(TooLate):
+                catalog.add_session(session("f"), Wish(subject, order))
+        while catalog.purge_wishes(1e9, 10):
+            pass
+        assert catalog.add_session(session("f"), Wish(b"s", 1)).session_id == "f"
+
+    def test_the_same_initiate_is_not_too_late(self, catalog: Catalog) -> None:
+        """Repeated after a newer wish it gets the session it has, which stays the older one."""
+        first = catalog.add_session(session("one", idempotency=b"k"), Wish(b"s", 1))
+        second = catalog.add_session(session("two", idempotency=b"l"), Wish(b"s", 2))
+        assert catalog.add_session(session("three", idempotency=b"k"), Wish(b"s", 1)) == first
+        assert first.sequence < second.sequence
 
     def test_keys_are_forgotten_a_few_at_a_time(self, catalog: Catalog) -> None:
         """The oldest first, no more than asked for."""
         for number in range(10):
             catalog.add_sessions([], key=bytes([number]), until=float(number))
-        assert [catalog.purge_keys(7.0, 5) for _ in range(3)] == [5, 3, 0]
+        assert [catalog.purge_wishes(7.0, 5) for _ in range(3)] == [5, 3, 0]
 
     def test_idempotency_among_threads(self, catalog: Catalog) -> None:
         """Of many equal requests at once exactly one makes a session, and all get it."""

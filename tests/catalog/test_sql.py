@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chunkyd.catalog.base import Catalog, SessionState, StoredRange, TokenRecord
+from chunkyd.catalog.base import Catalog, SessionState, StoredRange, TokenRecord, Wish
 from chunkyd.catalog.database import CatalogDatabase
 from chunkyd.catalog.opening import migrate, move_aside
 from chunkyd.catalog.schema import MIGRATIONS
@@ -51,8 +51,8 @@ def use_everything(catalog: Catalog) -> None:
     catalog.expire("two", 900.0)
     catalog.end("two")
     catalog.forget("two")
-    catalog.add_sessions([session("three")], key=b"g", until=600.0)
-    catalog.purge_keys(900.0, 10)
+    catalog.add_sessions([session("three")], wishes=[Wish(b"w", 1)], key=b"g", until=600.0)
+    catalog.purge_wishes(900.0, 10)
     catalog.file(Target("ann", b"a/x"))
     catalog.versions("ann", HASH, 1000)
     catalog.newest_sequence_in_the_way(Target("ann", b"a/x"))

@@ -10,12 +10,12 @@ import contextlib
 import dataclasses
 import itertools
 
-from chunkyd.catalog.base import ACTIVE_STATES, KeyUsedUp, SessionRecord, SessionState, StoredRange
+from chunkyd.catalog.base import ACTIVE_STATES, SessionRecord, SessionState, StoredRange, TooLate, Wish
 from chunkyd.catalog.memory import MemoryCatalog
 from chunkyd.errors import Problem
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import Range
-from chunkyd.server.opening import used_up
+from chunkyd.server.opening import too_late
 from chunkyd.server.registry import expired, unknown
 from chunkyd.server.session import Claim, LiveSession
 from chunkyd.storage.memory import MemoryStorage
@@ -46,7 +46,7 @@ class ModelServer:
         self._winner = 0  # the sequence of what is published
         self._numbers = itertools.count(1)
 
-    def initiate(self, content: bytes, key: bytes, now: float) -> LiveSession:
+    def initiate(self, content: bytes, key: bytes, order: int, now: float) -> LiveSession:
         """Open a session, or find the one that this initiate has opened before; session-expired once that is over."""
         for session in self.live.values():
             if session.record.idempotency == key and not session.expired(now):
@@ -65,9 +65,9 @@ class ModelServer:
             idempotency=key,
         )
         try:
-            added = self.catalog.add_session(record)
-        except KeyUsedUp as error:
-            raise used_up() from error
+            added = self.catalog.add_session(record, Wish(b"file", order))
+        except TooLate as error:
+            raise too_late() from error
         if added.session_id == record.session_id and not there:
             self.storage.create(record.session_id, len(content))
         if added.state in ACTIVE_STATES:

@@ -132,13 +132,8 @@ class TwoEnds(RuleBasedStateMachine):
         self.clients[number % 2].leave()
 
     def _file_changes(self, _: int) -> None:
-        """Both clients notice before they send anything more.
-
-        An initiate of the old version that came for the first time after the new one's would be the later wish, and win
-        (rule 9 of the protocol; docs/failure-model.md): none is left on its way. Those that came before may come again.
-        """
+        """Both clients notice before they send anything more; what they have sent may come at any time."""
         self.version += 1
-        self.going = [wire for wire in self.going if not isinstance(wire.request, Initiate)]
         for client in self.clients:
             client.leave()
 
@@ -236,7 +231,7 @@ class TwoEnds(RuleBasedStateMachine):
             else:
                 if wire not in self.served:
                     self.served.append(wire)
-                session = self.server.initiate(content(wire.version), wire.key, self.now)
+                session = self.server.initiate(content(wire.version), wire.key, wire.version, self.now)
                 reply.opened = session.session_id
                 reply.answer = self._known(request, session)
         except Problem as found:

@@ -149,7 +149,7 @@ def older_catalog(folder: Path, arming: str) -> None:
         stage.arrive(stop="server")
         catalog = stage.server.data / "catalog.sqlite3"
         with contextlib.closing(sqlite3.connect(catalog)) as database:
-            database.executescript("DROP TABLE rebuild; PRAGMA user_version = 1")
+            database.executescript("DROP TABLE rebuild; DROP TABLE wish; PRAGMA user_version = 1")
         stage.server_dies(arming)
         stage.at_rest()
         with contextlib.closing(sqlite3.connect(f"{catalog}.version-1")) as backup:

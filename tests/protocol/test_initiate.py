@@ -24,6 +24,8 @@ def meaning(means: dict[str, Any]) -> Initiate:
         total_bytes=int(means["totalBytes"]),
         path=None if means["pathBytes"] is None else base64.b64decode(means["pathBytes"]),
         modified_ns=None if means["modifiedNanoseconds"] is None else int(means["modifiedNanoseconds"]),
+        client=means.get("client"),
+        order=None if means.get("order") is None else int(means["order"]),
         mode=means["mode"],
     )
 

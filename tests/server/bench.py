@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from chunkyd.catalog.base import FileRecord, SessionRecord, StoredRange
+from chunkyd.catalog.base import FileRecord, SessionRecord, StoredRange, Wish
 from chunkyd.catalog.memory import MemoryCatalog
 from chunkyd.clock import ManualClock
 from chunkyd.errors import StorageFull
@@ -37,9 +37,9 @@ class FailingCatalog(MemoryCatalog):
         if name in self.full:
             raise StorageFull("the catalog's disk is full")
 
-    def add_session(self, record: SessionRecord) -> SessionRecord:
+    def add_session(self, record: SessionRecord, wish: Wish | None = None) -> SessionRecord:
         self._check("add_session")
-        return super().add_session(record)
+        return super().add_session(record, wish)
 
     def record_stored(self, batch: Iterable[StoredRange]) -> None:
         self._check("record_stored")

@@ -60,6 +60,17 @@ def test_a_batch_that_comes_late(client: Client, server: ServerProcess, folder: 
     assert results(send(client, older)) == results(send(client, older)) == ["complete"], "no key, no memory"
 
 
+def test_a_batch_that_was_held_up(client: Client, server: ServerProcess, folder: bytes) -> None:
+    """One of its files has a newer version by now: nothing of it counts, and what is meant is sent once more."""
+    path, other = folder + b"/f", folder + b"/g"
+    assert results(send(client, entry(path, b"newer", client="box", order=2))) == ["complete"]
+    older = entry(path, b"older", client="box", order=1), entry(other, b"other", client="box", order=1)
+    assert send(client, *older).problem == "session-expired"
+    assert server.file(path).read_bytes() == b"newer" and not server.file(other).exists()
+    assert partials(server) == []
+    assert results(send(client, older[1])) == ["complete"]
+
+
 def test_a_batch_of_nothing(client: Client) -> None:
     """No files, no answers, no error."""
     assert results(send(client)) == []

@@ -209,6 +209,22 @@ def test_an_initiate_that_comes_late(client: Client, server: ServerProcess) -> N
     assert client.initiate(newer, path, key="k4").reply.json["status"] == "complete"
 
 
+def test_an_initiate_that_was_held_up(client: Client, server: ServerProcess) -> None:
+    """It comes for the first time after a newer one of its client for its path: refused, even if it needs no byte."""
+    path, newer = fresh(), os.urandom(600)
+    session = client.initiate(newer, path, client="box", order=12)
+    check(client.initiate(b"", path, client="box", order=10).reply, "session-expired")
+    session.put(0, len(newer))
+    session.end()
+    check(client.initiate(b"", path, client="box", order=11).reply, "session-expired")
+    assert server.file(path).read_bytes() == newer
+    other = client.initiate(newer, path + b"2", client="box", order=1)
+    assert other.reply.json["status"] == "complete", "another path has an order of its own"
+    assert client.initiate(b"", path, client="other", order=1).reply.json["status"] == "complete", (
+        "so has another client"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "status"),
     [

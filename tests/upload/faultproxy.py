@@ -28,6 +28,7 @@ from tests.upload.netfaults import (
     Corrupt,
     Cut,
     Fault,
+    Hold,
     Rewrite,
     Stall,
     Swallow,
@@ -38,7 +39,20 @@ from tests.upload.netfaults import (
     wait_for_leave,
 )
 
-__all__ = ["Answer", "Break", "Corrupt", "Cut", "Fault", "FaultProxy", "Rewrite", "Seen", "Stall", "Swallow", "Trickle"]
+__all__ = [
+    "Answer",
+    "Break",
+    "Corrupt",
+    "Cut",
+    "Fault",
+    "FaultProxy",
+    "Hold",
+    "Rewrite",
+    "Seen",
+    "Stall",
+    "Swallow",
+    "Trickle",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +217,8 @@ class _Carrier:
         if isinstance(fault, Break) and fault.where == "head":
             self._server.sendall(head[: fault.after or len(head) // 2])
             return self._break(fault.how)
+        if isinstance(fault, Hold):
+            fault.until.wait(120)
         self._server.sendall(head)
         limit = fault.after if isinstance(fault, Cut | Stall | Break) and _where(fault) == "body" else length
         copy = self._pass_body(seen, body, min(limit, length), fault)

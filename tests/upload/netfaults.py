@@ -81,7 +81,14 @@ class Trickle:
     seconds: float
 
 
-Fault = Cut | Stall | Break | Answer | Swallow | Corrupt | Rewrite | Twice | Trickle
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """Have the whole request, and deliver it when the event is set; by then its client may have gone."""
+
+    until: threading.Event
+
+
+Fault = Hold | Cut | Stall | Break | Answer | Swallow | Corrupt | Rewrite | Twice | Trickle
 
 
 def flipped(data: bytes, at: int, bit: int = 0) -> bytes:

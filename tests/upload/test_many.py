@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def test_an_interrupted_wait_still_waits(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         assert slow.begun.wait(30)
+        # A signal in the moment before the main thread's wait is heard only when that ends: it must be in it.
+        for _ in range(3000):
+            if delivery._over._cond._waiters:  # type: ignore[attr-defined]
+                break
+            time.sleep(0.01)
+        time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

@@ -1,0 +1,80 @@
+"""What is held up on its way comes after the newer version that has overtaken it, and must not win."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.programs import BIN, Daemon, Program, Server, run, running, wait_until
+from tests.upload.faultproxy import FaultProxy, Seen
+from tests.upload.netfaults import Fault, Hold
+
+
+class _Holding:
+    """A plan that holds the first request of a path, and lets all others pass."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.go_on = threading.Event()
+        self.held = threading.Event()
+
+    def __call__(self, seen: Seen) -> Fault | None:
+        if seen.path != self.path or self.held.is_set():
+            return None
+        self.held.set()
+        return Hold(self.go_on)
+
+
+def _contents(files: list[Path]) -> list[bytes]:
+    return [file.read_bytes() if file.exists() else b"" for file in files]
+
+
+def _is_refused(server: Server) -> bool:
+    return "problem=session-expired" in server.text()
+
+
+@pytest.mark.parametrize(("path", "files"), [("/initiateUploadSession", 1), ("/uploadBatch", 50)])
+def test_a_request_that_was_held_up(tmp_path: Path, path: str, files: int) -> None:
+    """The daemon gives a request up when its file changes; it reaches the server after the newer version's."""
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "making").mkdir()
+    for number in range(files):
+        (tmp_path / "making" / str(number)).touch()
+    server, holding = Server(tmp_path), _Holding(path)
+    with running(server), FaultProxy(server.port) as proxy:
+        proxy.plan = holding
+        daemon = Daemon(tmp_path, proxy.url, [{"path": str(tmp_path / "outbox")}])
+        with running(daemon):
+            made = (tmp_path / "making").rename(tmp_path / "outbox" / "made")
+            wait_until("it is held", holding.held.is_set, 30, daemon.text)
+            newer = [os.urandom(1000) for _ in range(files)]
+            for number, content in enumerate(newer):
+                (made / str(number)).write_bytes(content)
+            published = [server.files() / "outbox" / "made" / str(number) for number in range(files)]
+            wait_until("the newer ones arrive", lambda: _contents(published) == newer, 60, daemon.text)
+            daemon.wait_idle()
+            holding.go_on.set()
+            wait_until("the older one is refused", lambda: _is_refused(server), 30, server.text)
+            assert _contents(published) == newer
+
+
+def test_chunky_interrupted_and_run_again(tmp_path: Path) -> None:
+    """The same between two runs of the command."""
+    file, server, holding = tmp_path / "file", Server(tmp_path), _Holding("/initiateUploadSession")
+    file.touch()
+    with running(server), FaultProxy(server.port) as proxy:
+        proxy.plan = holding
+        upload = ("chunky", "upload", str(file), "--to", proxy.url, "--state", str(tmp_path / "state.sqlite3"))
+        first = Program(tmp_path, "first", str(BIN / upload[0]), *upload[1:])
+        first.begin()
+        wait_until("it is held", holding.held.is_set, 30, first.text)
+        first.stop()
+        newer = os.urandom(1000)
+        file.write_bytes(newer)
+        run(*upload)
+        holding.go_on.set()
+        wait_until("the older one is refused", lambda: _is_refused(server), 30, server.text)
+        assert (server.files() / "file").read_bytes() == newer
