@@ -240,11 +240,16 @@ class Claims(Core):
             step = self._clock.wall() - self._clock.monotonic() - self._drift
             if abs(step) < _STEP_SECONDS:
                 return
-            with self._tables.transaction():
-                self._tables.execute(
-                    "UPDATE jobs SET next_attempt = next_attempt + ? WHERE next_attempt IS NOT NULL", (step,)
-                )
-            self._drift += step
+            before = self._drift
+            try:
+                with self._tables.transaction():
+                    self._tables.execute(
+                        "UPDATE jobs SET next_attempt = next_attempt + ? WHERE next_attempt IS NOT NULL", (step,)
+                    )
+                    self._drift += step  # in the transaction: whoever sets a deadline next counts with it
+            except BaseException:
+                self._drift = before
+                raise
 
     def unwanted(self) -> set[int]:
         """Claimed jobs whose workers should leave: ended by others, or paused by the user."""

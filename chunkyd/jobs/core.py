@@ -51,7 +51,9 @@ class Core:
         self._random = random
         self._holds = Holds(random)
         self._stepping = threading.Lock()
-        self._drift = clock.wall() - clock.monotonic()  # what the wall clock has over the monotonic one
+        self._drift = (
+            clock.wall() - clock.monotonic()
+        )  # of the wall clock from the monotonic one; changed with all deadlines
         self.retry_settings = retry  # replaced by a reload
         self.on_change = on_change  # called after a commit, by any thread: look for work, and for work to be stopped
 
@@ -88,6 +90,10 @@ class Core:
         return [job_of(row, overlay) for row in rows]
 
     # Inside a transaction
+
+    def _due_in(self, seconds: float) -> float:
+        """A deadline, in wall time as all deadlines count it: a step of the clock not noticed yet moves this one too."""
+        return self._clock.monotonic() + self._drift + seconds
 
     def _end(self, job_id: int, state: State, reason: Reason | None, now: float) -> bool:
         """End an open job; its session is remembered as one to be ended at the server, whoever still works on it."""

@@ -210,7 +210,7 @@ class Steps(Offers):
                 left = self._pause(job, paused_for, error, retry_after, attempts=attempts)
             else:
                 seconds = delay(attempts, retry.base, retry.max, self._random(), retry_after)
-                due: dict[str, object] = {"attempts": attempts, "next_attempt": self._clock.wall() + seconds}
+                due: dict[str, object] = {"attempts": attempts, "next_attempt": self._due_in(seconds)}
                 left = self._leave(job, State.WAITING, {**due, "error": text(error)})
         reached("jobs.waiting")
         self.on_change()
@@ -235,7 +235,7 @@ class Steps(Offers):
         changes: dict[str, object] = {"reason": reason, "error": text(error), "probes": probes}
         if reason in _ASKED_AGAIN:
             seconds = probe_delay(probes, retry.base, retry.max, self._random(), retry_after)
-            changes["next_attempt"] = self._clock.wall() + seconds
+            changes["next_attempt"] = self._due_in(seconds)
         if attempts is not None:
             changes["attempts"] = attempts
         return self._leave(job, State.PAUSED, changes)

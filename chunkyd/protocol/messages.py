@@ -209,9 +209,14 @@ def parse_retry_after(text: str, now: float) -> float | None:
     text = text.strip(" \t")
     if _DELTA_SECONDS.fullmatch(text):
         return min(float(text), MAX_RETRY_AFTER)
+    moment = parse_date(text)
+    return None if moment is None else min(max(moment - now, 0.0), MAX_RETRY_AFTER)
+
+
+def parse_date(text: str) -> float | None:
+    """The wall time of an HTTP date; None where it is none."""
     try:
         moment = parsedate_to_datetime(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return min(max(moment.timestamp() - now, 0.0), MAX_RETRY_AFTER)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):  # all four, as garbage would have it
         return None

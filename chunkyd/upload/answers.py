@@ -13,7 +13,7 @@ import msgspec
 
 from chunkyd.errors import ChunkyError, NetworkError, NotChunky
 from chunkyd.protocol.batch import Outcome, decode_outcome
-from chunkyd.protocol.messages import Reply, SessionReply, StatusReply, decode_reply, parse_retry_after
+from chunkyd.protocol.messages import Reply, SessionReply, StatusReply, decode_reply, parse_date, parse_retry_after
 from chunkyd.protocol.problems import from_document, problem, reworded
 from chunkyd.protocol.ranges import Range, from_wire
 
@@ -75,7 +75,13 @@ def _not_promised(answer: Answer, how: str, retry_after: float | None = None) ->
 def retry_after_of(answer: Answer) -> float | None:
     """How long the answer asks to wait, in seconds; None where it does not say."""
     text = answer.headers.get("retry-after")
-    return parse_retry_after(text, answer.date) if text is not None else None
+    return parse_retry_after(text, _sent(answer)) if text is not None else None
+
+
+def _sent(answer: Answer) -> float:
+    """The wall time of the peer, by which its dates go: ours may be a day off."""
+    sent = parse_date(answer.headers.get("date", ""))
+    return answer.date if sent is None else sent
 
 
 def checked_status(answer: Answer, reply: StatusReply, total: int) -> StatusReply:

@@ -25,7 +25,17 @@ WRITER_FACTOR = 10.0  # times the settle time, for a file that somebody has open
 
 
 class _Entry:
-    __slots__ = ("deadline", "failures", "fingerprint", "first_seen", "hinted", "last_look", "quiet_since", "restless")
+    __slots__ = (
+        "deadline",
+        "failures",
+        "fingerprint",
+        "first_seen",
+        "hinted",
+        "last_look",
+        "quiet_since",
+        "restless",
+        "stirred",
+    )
 
     def __init__(self, now: float) -> None:
         self.fingerprint: Fingerprint | None = None
@@ -36,6 +46,7 @@ class _Entry:
         self.hinted = True
         self.restless = 0
         self.failures = 0
+        self.stirred = float("-inf")  # when an event first told of it; a scan cannot tell
 
 
 class Settling:
@@ -58,6 +69,7 @@ class Settling:
         entry = self._entries.get(path)
         if entry is None:
             entry = self._entries[path] = _Entry(now)
+            entry.stirred = now
             self._schedule(path, entry, now)
             return
         entry.hinted = True
@@ -92,7 +104,8 @@ class Settling:
     def _compare(self, entry: _Entry, fingerprint: Fingerprint, now: float, quiet: float) -> None:
         before = entry.fingerprint
         if before is None:
-            entry.quiet_since = now - quiet
+            # What stirred just now is not quiet for longer, though its own times say so: a clock may have been set.
+            entry.quiet_since = now - min(quiet, now - entry.stirred)
         elif not fingerprint.same_version(before, stable_inodes=self._stable_inodes):
             # It changed after the last look: its own times cannot have been quiet for longer than that.
             entry.quiet_since = now - min(quiet, now - entry.last_look)

@@ -186,6 +186,19 @@ def test_a_step_of_the_wall_clock_moves_the_waits(queue: Queue, clock: ManualClo
     assert claim(queue).path == b"a"
 
 
+@pytest.mark.parametrize("step", [86400.0, -86400.0])
+def test_a_wait_that_begins_after_a_step_is_not_moved_by_it(queue: Queue, clock: ManualClock, step: float) -> None:
+    """The clock is set, a job begins to wait before anybody has noticed: it waits ten seconds, not a day."""
+    queue.offer([change(b"a"), change(b"b")])
+    first, second = claim(queue), claim(queue)
+    clock.step_wall(step)
+    queue.wait(first, "busy", retry_after=10)
+    queue.pause(second, Reason.SERVER_FULL, "full", retry_after=10)
+    assert queue.next_due() == clock.wall() + 10
+    clock.advance(11)
+    assert {claim(queue).path, claim(queue).path} == {b"a", b"b"}
+
+
 def test_a_deadline_of_a_wrong_clock_is_brought_near(tmp_path: Path) -> None:
     """A wait set while the clock was years ahead ends soon after a start with the right time."""
     ahead = ManualClock(wall=3e9)

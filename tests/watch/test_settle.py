@@ -67,6 +67,15 @@ def test_times_that_cannot_be_are_not_believed() -> None:
     assert settling.next_deadline() == 15.0
 
 
+def test_what_stirs_is_not_quiet() -> None:
+    """A file that an event has just told of waits the whole settle time, though its own times lie a day back."""
+    settling = Settling(SETTLE)
+    settling.hint(b"a", 10.0)
+    assert not settling.saw(b"a", version(1), 10.1, quiet=86400.0)
+    assert settling.next_deadline() == 15.0
+    assert settling.saw(b"a", version(1), 15.0, quiet=86405.0)
+
+
 def test_hints_do_not_shorten_the_settle_time() -> None:
     """However often a file is hinted at, it is looked at a few times a second and ready no earlier."""
     settling = Settling(SETTLE)
