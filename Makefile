@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
-TEST_PACKAGES := rsync systemd util-linux mount openssl strace
+TEST_PACKAGES := rsync systemd util-linux mount openssl strace gcc libc6-dev
 
-.PHONY: run test network files crash check clean packages chaos machines powerloss disks bench
+.PHONY: run test network files crash check clean packages chaos machines powerloss disks time bench
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -34,6 +34,10 @@ disks: packages $(TEST_STAMP)
 
 files: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_files*.py) tests/faults/test_folders.py -m "long or not long"
+
+# Clocks that are wrong, and that are set.
+time: packages $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/faults/test_time.py -m "long or not long"
 
 # Files, programs and network in trouble for so many minutes; the seed is printed, and plans the same again.
 MINUTES ?= 10

@@ -51,9 +51,7 @@ class Core:
         self._random = random
         self._holds = Holds(random)
         self._stepping = threading.Lock()
-        self._drift = (
-            clock.wall() - clock.monotonic()
-        )  # of the wall clock from the monotonic one; changed with all deadlines
+        self._drift = clock.wall() - clock.monotonic()  # between the clocks; changed together with all deadlines
         self.retry_settings = retry  # replaced by a reload
         self.on_change = on_change  # called after a commit, by any thread: look for work, and for work to be stopped
 
@@ -92,7 +90,7 @@ class Core:
     # Inside a transaction
 
     def _due_in(self, seconds: float) -> float:
-        """A deadline, in wall time as all deadlines count it: a step of the clock not noticed yet moves this one too."""
+        """A deadline in wall time, as all deadlines count it: a step that nobody has noticed yet moves this one too."""
         return self._clock.monotonic() + self._drift + seconds
 
     def _end(self, job_id: int, state: State, reason: Reason | None, now: float) -> bool:

@@ -110,8 +110,18 @@ def pair(tmp_path: Path, library: Path) -> Callable[..., Pair]:
     return lambda **settings: Pair(tmp_path, library, **settings)
 
 
-@pytest.mark.parametrize("offset", [DAY, -DAY, YEARS, -YEARS], ids=["+1 day", "-1 day", "+400 days", "-400 days"])
-@pytest.mark.parametrize("who", ["daemon", "server", "both"])
+@pytest.mark.parametrize(
+    ("who", "offset"),
+    [
+        ("daemon", -DAY),
+        ("server", DAY),
+        *(
+            pytest.param(who, offset, marks=pytest.mark.long)
+            for who in ("daemon", "server", "both")
+            for offset in (DAY, -DAY, YEARS, -YEARS)
+        ),
+    ],
+)
 def test_a_step_while_a_file_is_under_way(pair: Callable[..., Pair], who: str, offset: int) -> None:
     """Set in the middle of an upload, and back again: the session lives on, nothing is sent twice, the file arrives."""
     both = pair(uploads={"bandwidth": "2MiB/s"})
@@ -161,7 +171,7 @@ def test_a_step_while_a_file_settles(pair: Callable[..., Pair], offset: int) -> 
         assert len(both.daemon.ctl("history")["jobs"]) == 1
 
 
-@pytest.mark.parametrize("who", ["daemon", "server", "both"])
+@pytest.mark.parametrize("who", [*(pytest.param(who, marks=pytest.mark.long) for who in ("daemon", "server")), "both"])
 def test_from_1970_to_now(pair: Callable[..., Pair], who: str) -> None:
     """Set right in the middle of a file: all arrive, and after a restart none is sent again."""
     both = pair(uploads={"bandwidth": "2MiB/s"})
@@ -184,7 +194,7 @@ def test_from_1970_to_now(pair: Callable[..., Pair], who: str) -> None:
             assert both.proxy.body_bytes <= sent + 1000
 
 
-@pytest.mark.parametrize("offset", [-YEARS, YEARS], ids=["behind", "ahead"])
+@pytest.mark.parametrize("offset", [-YEARS, pytest.param(YEARS, marks=pytest.mark.long)], ids=["behind", "ahead"])
 def test_sent_is_sent_whatever_the_clock(pair: Callable[..., Pair], offset: int) -> None:
     """After a restart with another clock: what was sent is not sent again, by no scan either; what is new is sent."""
     both = pair()
@@ -236,6 +246,7 @@ def test_a_session_and_a_step(tmp_path: Path, library: Path, offset: int) -> Non
         wait_until("it expires", lambda: not os.listdir(server.data / "partial"), 20, server.text)
 
 
+@pytest.mark.long
 def test_a_timetable_follows_the_wall(pair: Callable[..., Pair]) -> None:
     """Paused by the timetable at noon; at midnight, when the clock is set there, the file goes."""
     noon = 12 * 3600 - int(time.time()) % DAY
