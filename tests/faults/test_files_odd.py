@@ -1,0 +1,167 @@
+"""Files that are written, kept or named in unusual ways; the real programs."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.programs import Daemon, Server, running, sha256, wait_until
+
+MIB = 1 << 20
+UPLOADS = {"retry": {"base": "100ms", "max": "1s"}}
+
+
+class Box:
+    """A watched folder, a daemon and a server."""
+
+    def __init__(self, base: Path, **folder: Any) -> None:
+        self.path = base / "outbox"
+        self.path.mkdir()
+        self.server = Server(base)
+        watched = {"path": str(self.path), "name": "outbox", **folder}
+        self.daemon = Daemon(base, self.server.url, [watched], uploads=UPLOADS)
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        """Both run."""
+        with running(self.server), running(self.daemon):
+            yield
+
+    def has(self, name: str | bytes, content: bytes, seconds: float = 30.0) -> None:
+        """The server comes to have exactly this."""
+        published = os.path.join(os.fsencode(self.server.files()), b"outbox", os.fsencode(name))
+
+        def there() -> bool:
+            return os.path.exists(published) and Path(os.fsdecode(published)).read_bytes() == content
+
+        wait_until(f"{name!r} arrives", there, seconds, self.daemon.text)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Callable[..., Box]:
+    """Makes one."""
+    return lambda **options: Box(tmp_path, **options)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["while it is open", "after it was closed"])
+def test_written_through_a_mapping(box: Callable[..., Box], closed: bool) -> None:
+    """No event tells of it: what the mapping holds in the end arrives, by the file's own times, at the next rescan."""
+    both = box(rescan="1s")
+    with both.served():
+        file = os.open(both.path / "mapped", os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(file, MIB)
+        with mmap.mmap(file, MIB) as pages:
+            if closed:
+                os.close(file)
+            for number in range(8):
+                pages[number * 100_000 : number * 100_000 + 1000] = os.urandom(1000)
+                pages.flush()
+                time.sleep(0.3)
+            content = bytes(pages)
+        if not closed:
+            os.close(file)
+        both.has("mapped", content)
+
+
+def test_a_file_that_nobody_may_delete(box: Callable[..., Box]) -> None:
+    """Immutable, to be deleted after the upload: it arrives, stays, and its job says why; freed, it is deleted."""
+    both = box(after_upload="delete", rescan="1s")
+    fixed, other = both.path / "fixed", both.path / "other"
+    fixed.write_bytes(b"fixed")
+    if subprocess.run(["chattr", "+i", str(fixed)], check=False, capture_output=True).returncode:
+        pytest.skip("this file system, or this user, has no immutable files")
+    try:
+        with both.served():
+            both.has("fixed", b"fixed")
+            wait_until(
+                "it is told",
+                lambda: [job["state"] for job in both.daemon.jobs()] == ["failed"],
+                10,
+                both.daemon.text,
+            )
+            (job,) = both.daemon.jobs()
+            assert job["reason"] == "after-upload" and fixed.read_bytes() == b"fixed"
+            other.write_bytes(b"other")
+            wait_until("the next one goes", lambda: not other.exists(), 30, both.daemon.text)
+            subprocess.run(["chattr", "-i", str(fixed)], check=True)
+            both.daemon.ctl("retry", str(job["id"]))
+            wait_until("it is deleted", lambda: not fixed.exists(), 30, both.daemon.text)
+    finally:
+        subprocess.run(["chattr", "-i", str(fixed)], check=False, capture_output=True)
+
+
+HOLDER = """
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+with open(sys.argv[1], "r+b") as file:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_somebody_holds_a_lease(box: Callable[..., Box]) -> None:
+    """A program that keeps a file to itself, as a file server does, is waited for; others go meanwhile."""
+    both = box()
+    held = both.path / "held"
+    held.write_bytes(b"held")
+    command = [sys.executable, "-c", HOLDER, str(held)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == b"held\n"
+        with both.served():
+            (both.path / "other").write_bytes(b"other")
+            both.has("other", b"other")
+            assert not (both.server.files() / "outbox" / "held").exists()
+            holder.stdin.close()
+            both.has("held", b"held")
+
+
+def test_holes_links_and_names(box: Callable[..., Box]) -> None:
+    """A file with holes, two names of one file, a name that changes in case only: each arrives; a FIFO is left."""
+    both = box()
+    with both.served():
+        with (both.path / "holes").open("wb") as file:
+            file.write(b"begin")
+            file.seek(40 * MIB)
+            file.write(b"end")
+        (both.path / "one").write_bytes(b"twice")
+        (both.path / "two").hardlink_to(both.path / "one")
+        os.mkfifo(both.path / "fifo")
+        both.has("one", b"twice")
+        both.has("two", b"twice")
+        (both.path / "one").rename(both.path / "ONE")
+        both.has("ONE", b"twice")
+        both.has("one", b"twice")
+        published = both.server.files() / "outbox" / "holes"
+        wait_until("the holes arrive", published.exists, 30, both.daemon.text)
+        assert sha256(published) == sha256(both.path / "holes")
+        both.daemon.wait_idle()
+        assert not (both.server.files() / "outbox" / "fifo").exists()
+
+
+@pytest.mark.long
+def test_many_folders_at_once(box: Callable[..., Box]) -> None:
+    """Twenty thousand folders with a file each, as fast as they can be made: every file arrives."""
+    both = box()
+    with both.served():
+        for number in range(20_000):
+            folder = both.path / str(number % 200) / str(number)
+            folder.mkdir(parents=True)
+            (folder / "file").write_bytes(b"%d" % number)
+        arrived = both.server.files() / "outbox"
+
+        def all_there() -> bool:
+            return sum(1 for _ in arrived.glob("*/*/file")) == 20_000
+
+        wait_until("all arrive", all_there, 300, both.daemon.text)
+        assert all((arrived / str(n % 200) / str(n) / "file").read_bytes() == b"%d" % n for n in range(20_000))
