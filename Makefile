@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl strace gcc libc6-dev
 
-.PHONY: run test network files crash check clean packages chaos machines powerloss disks time bench
+.PHONY: run test network files crash check clean packages chaos machines powerloss disks time million bench
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -38,6 +38,10 @@ files: packages $(TEST_STAMP)
 # Clocks that are wrong, and that are set.
 time: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest tests/faults/test_time.py -m "long or not long"
+
+# A job table with a million rows under the daemon.
+million: $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/faults/test_million.py -m long
 
 # Files, programs and network in trouble for so many minutes; the seed is printed, and plans the same again.
 MINUTES ?= 10

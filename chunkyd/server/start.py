@@ -140,7 +140,9 @@ class _Run:
             guarding.cancel()
             rebuilding.cancel()
             server.stop()  # type: ignore[no-untyped-call]
-            await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
+            left, _ = await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
+            if not left:  # it is cancelled with the loop, and would complain that its own end finds it so
+                asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
             if failed:
                 raise EnvironmentFailure("The server stopped by itself", mend="Its log says why; start it again")
         finally:
