@@ -26,7 +26,7 @@ network: packages $(TEST_STAMP)
 # Files that change in every phase in every way, and folders that go away.
 # The power goes a few hundred times.
 powerloss: packages $(TEST_STAMP)
-	POWER_LIVES=70 POWER_SEED=$${POWER_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/faults/test_power_loss.py
+	POWER_LIVES=70 POWER_SEED=$${POWER_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/faults/test_power_loss.py -m "long or not long"
 
 # Every trouble of the server's disk, under everything it keeps there.
 disks: packages $(TEST_STAMP)

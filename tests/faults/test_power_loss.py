@@ -39,6 +39,7 @@ def test_the_server_loses_power(tmp_path: Path, after_upload: str) -> None:
     lives(tmp_path, "server", after_upload)
 
 
-def test_the_client_loses_power(tmp_path: Path) -> None:
-    """The daemon goes on with what its job table has kept; nothing that the server has is sent again."""
-    lives(tmp_path, "daemon")
+@pytest.mark.parametrize("after_upload", ["keep", pytest.param("delete", marks=pytest.mark.long)])
+def test_the_client_loses_power(tmp_path: Path, after_upload: str) -> None:
+    """The daemon goes on with what its job table has kept; what the server has is not sent again, and nothing is lost."""
+    lives(tmp_path, "daemon", after_upload)
