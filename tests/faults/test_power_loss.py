@@ -41,5 +41,5 @@ def test_the_server_loses_power(tmp_path: Path, after_upload: str) -> None:
 
 @pytest.mark.parametrize("after_upload", ["keep", pytest.param("delete", marks=pytest.mark.long)])
 def test_the_client_loses_power(tmp_path: Path, after_upload: str) -> None:
-    """The daemon goes on with what its job table has kept; what the server has is not sent again, and nothing is lost."""
+    """The daemon goes on with what its job table has kept; what the server has is not sent again; nothing is lost."""
     lives(tmp_path, "daemon", after_upload)
