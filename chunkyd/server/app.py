@@ -12,6 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -146,7 +147,9 @@ class Application:
             request = messages.decode_initiate(body)
         except ValueError as error:
             raise malformed(f"{error}.") from error
-        idempotency = idempotency_digest(user, key, body) if key is not None else None
+        # Without its order: a client that has lost its records with the power counts anew, and is to find its session.
+        asked = messages.encode_initiate(replace(request, client=None, order=None))
+        idempotency = idempotency_digest(user, key, asked) if key is not None else None
         session = await self._uploads.initiate(user, request, idempotency)
         exchange.session = session.session_id
         limits = self._settings.limits

@@ -88,7 +88,7 @@ class Run:
         self._machine = Machine(
             assignment.source.size, assignment.rules, random.random, resuming=session_id is not None
         )
-        self._fresh_keys: dict[int, str] = {}  # of sessions whose own key was used up
+        self._fresh_keys: dict[int, str] = {}  # of sessions whose own keys were used up
         self.bytes_sent = 0
         self.found_bytes: int | None = None  # what the server had when it first said so
         self.instant = False
@@ -184,17 +184,19 @@ class Run:
 
     def _open(self, wanted: messages.Initiate, number: int) -> Opened:
         """Where that is too late, the key belongs to an earlier upload of this version, or our order is older than the
-        server's (our records were restored from a copy). This one is meant, and asks once more without either.
+        server's (our records were restored from a copy). This one is meant, and asks once more without either: first
+        with a second key that a crash finds again, then with one of its own.
         """
-        fresh = self._fresh_keys.get(number)
-        if fresh is None:
+        own = _idempotency_key(self._assignment, number)
+        again = hashlib.sha256(own.encode("ascii")).hexdigest()[:32]
+        free = replace(wanted, client=None, order=None)
+        for request, key in ((wanted, own), (free, again)):
             try:
-                return self._client.initiate(wanted, _idempotency_key(self._assignment, number), self._switch)
+                return self._client.initiate(request, key, self._switch)
             except Problem as found:
                 if found.name != "session-expired":
                     raise
-            fresh = self._fresh_keys[number] = fresh_key()
-        return self._client.initiate(replace(wanted, client=None, order=None), fresh, self._switch)
+        return self._client.initiate(free, self._fresh_keys.setdefault(number, fresh_key()), self._switch)
 
     def _remembered(self, session: Remembered) -> str:
         """The session that counts. One that cannot be remembered is not left behind at the server."""

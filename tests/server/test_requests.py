@@ -189,6 +189,9 @@ def test_the_same_initiate_again(client: Client) -> None:
     assert client.initiate(DATA[:500], path, key="k1").id == first.id
     assert client.initiate(DATA[:500], path, key="k2").id != first.id
     assert client.initiate(DATA[:499], path, key="k1").id != first.id
+    assert client.initiate(DATA[:500], path, key="k1", client="box", order=7).id == first.id, (
+        "the order is no part of it"
+    )
 
 
 def test_an_initiate_that_comes_late(client: Client, server: ServerProcess) -> None:

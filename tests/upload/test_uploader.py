@@ -168,7 +168,13 @@ def test_a_version_that_was_sent_before_is_sent_again(proxy: FaultProxy, uploade
     uploader(proxy.url, file).upload()
     assert sha256(arrived) == sha256(file)
     keys = [seen.headers["idempotency-key"] for seen in proxy.requests if seen.path == "/initiateUploadSession"]
-    assert swallowed and len(keys) == 3 and keys[0] != keys[1] == keys[2]
+    assert swallowed and len(keys) == 4 and keys[0] == keys[2] != keys[1] == keys[3]
+    arrived.unlink()
+    proxy.requests.clear()
+    uploader(proxy.url, file).upload()  # and a third time: neither is free
+    assert sha256(arrived) == sha256(file)
+    again = [seen.headers["idempotency-key"] for seen in proxy.requests if seen.path == "/initiateUploadSession"]
+    assert again[:2] == keys[:2] and len(set(again)) == 3
 
 
 def test_a_stopped_upload_goes_on_where_it_was(proxy: FaultProxy, uploader, file, arrived) -> None:
