@@ -93,7 +93,6 @@ def test_a_file_that_nobody_may_delete(box: Callable[..., Box]) -> None:
             other.write_bytes(b"other")
             wait_until("the next one goes", lambda: not other.exists(), 30, both.daemon.text)
             subprocess.run(["chattr", "-i", str(fixed)], check=True)
-            both.daemon.ctl("retry", str(job["id"]))
             wait_until("it is deleted", lambda: not fixed.exists(), 30, both.daemon.text)
     finally:
         subprocess.run(["chattr", "-i", str(fixed)], check=False, capture_output=True)

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,15 +219,6 @@ def test_a_url_that_is_no_chunky_server_is_1_at_once(proxy: FaultProxy, chunky, 
     assert len(proxy.requests) == 1
 
 
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """SIGHUP as it is by default: where the tests are run by nohup, their programs would ignore it as well."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_is_3_and_the_same_command_goes_on(
     server: Server, proxy: FaultProxy, chunky, tmp_path: Path, number: signal.Signals
