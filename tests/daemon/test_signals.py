@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -13,9 +14,12 @@ from tests.e2e.programs import Daemon, Program, wait_until
 
 
 def opened(pid: int, path: Path) -> bool:
-    """Whether a process has this file open."""
-    folder = Path(f"/proc/{pid}/fd")
-    return any(os.path.samefile(entry, path) for entry in folder.iterdir() if entry.exists())
+    """Whether a process has this file open. What it closes while we look is not it."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samefile(entry, path):
+                return True
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
