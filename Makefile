@@ -23,7 +23,6 @@ crash: $(TEST_STAMP)
 network: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_network*.py) tests/faults/test_load.py -m "long or not long"
 
-# Files that change in every phase in every way, and folders that go away.
 # The power goes a few hundred times.
 powerloss: packages $(TEST_STAMP)
 	POWER_LIVES=70 POWER_SEED=$${POWER_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/faults/test_power_loss.py -m "long or not long"
@@ -32,6 +31,7 @@ powerloss: packages $(TEST_STAMP)
 disks: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest tests/faults/test_disks.py -m "long or not long"
 
+# Files that change in every phase in every way, and folders that go away.
 files: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest $(wildcard tests/faults/test_files*.py) tests/faults/test_folders.py -m "long or not long"
 

@@ -53,7 +53,7 @@ def _resident(pid: int) -> int:
 
 
 def test_a_million_rows_under_the_daemon(tmp_path: Path) -> None:
-    """It starts, shows, sends what is new, and needs no more memory than with an empty table; so after a restart."""
+    """It starts, shows, sends what is new, and stays below 100 MiB; so after a restart."""
     outbox = tmp_path / "outbox"
     outbox.mkdir()
     server = Server(tmp_path)
