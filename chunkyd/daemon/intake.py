@@ -63,10 +63,9 @@ class Intake:
         devices = self._homes.only(folder, found.path)
         if devices is not None:
             self._queue.source_gone(folder, path, below=below, devices=devices)
-            for job in self._queue.standing(folder, path, below=below):  # found on disks mounted below the root
-                self._check(job)
-        else:  # jobs of another root may be named alike: each is looked at by its own home
-            self.scanned(folder)
+        # What is left was found on a disk mounted below the root, or under another root, where names may be alike.
+        for job in self._queue.standing(folder, path, below=below):
+            self._check(job)
 
     def _check(self, job: Job) -> None:
         """A job missing under another root than its own is left to its worker, which pauses it."""

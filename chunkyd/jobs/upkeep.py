@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from chunkyd.checkpoints import reached
 from chunkyd.files import signed
@@ -58,10 +58,11 @@ class Upkeep(Core):
             self.on_change()
         return len(gone)
 
-    def standing(self, folder: str, path: bytes, *, below: bool = True) -> list[Job]:
+    def standing(self, folder: str, path: bytes, *, below: bool = True) -> Iterator[Job]:
         """The jobs at this path and `below` that could be given up."""
-        numbers = dict.fromkeys(job_id for job_id, _ in self._standing(folder, path, below=below))
-        return [job for job_id in numbers if (job := self.job(job_id)) is not None]
+        for job_id in dict.fromkeys(job_id for job_id, _ in self._standing(folder, path, below=below)):
+            if (job := self.job(job_id)) is not None:
+                yield job
 
     def _standing(self, folder: str, path: bytes, *, below: bool) -> list[Row]:
         """Their numbers and devices."""
