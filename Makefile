@@ -39,9 +39,9 @@ files: packages $(TEST_STAMP)
 time: packages $(TEST_STAMP)
 	$(BIN)/python -m pytest tests/faults/test_time.py -m "long or not long"
 
-# A job table with a million rows under the daemon.
+# A job table with a million rows under the daemon; a hundred thousand files that come, and that go unsent.
 million: $(TEST_STAMP)
-	$(BIN)/python -m pytest tests/faults/test_million.py -m long
+	$(BIN)/python -m pytest tests/faults/test_million.py tests/faults/test_masses.py -s -m long
 
 # Files, programs and network in trouble for so many minutes; the seed is printed, and plans the same again.
 MINUTES ?= 10
