@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -16,7 +17,9 @@ import google_crc32c
 import pytest
 
 from chunkyd.errors import Interrupted, SourceChanged, SourceGone, SourceUnreadable
+from chunkyd.files import Fingerprint
 from chunkyd.upload.source import Source
+from tests.faults.strict_disk import strict_disk
 
 
 @pytest.fixture
@@ -229,3 +232,15 @@ def test_without_the_handler_no_lease_is_taken(file: Path) -> None:
         pass
     assert time.monotonic() - began < 30
     source.close()
+
+
+def test_what_to_remember_of_a_file_depends_on_its_file_system(tmp_path: Path) -> None:
+    """Inode numbers mean something on a disk, and nothing where the kernel makes them up (here FUSE)."""
+    (tmp_path / "file").write_bytes(b"bytes")
+    with contextlib.closing(Source(str(tmp_path / "file"))) as source:
+        assert source.identity() == source.fingerprint
+    with strict_disk(tmp_path / "disk") as disk:
+        (disk.path / "file").write_bytes(b"bytes")
+        with contextlib.closing(Source(str(disk.path / "file"))) as source:
+            found = source.fingerprint
+            assert source.identity() == Fingerprint(0, 0, found.size, found.mtime_ns, 0)
