@@ -30,6 +30,30 @@ class SystemClock:
         return time.monotonic()
 
 
+_TOLERANCE_SECONDS = 1.0  # slewing moves the wall clock by less than this between two questions
+
+
+class SinceSet:
+    """How long the wall clock has told what passed, so far as this process could see: times before may mean nothing.
+
+    It is set by somebody, or the machine was suspended; either is seen as a jump against the monotonic clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = clock.wall() - clock.monotonic()
+        self._since = float("-inf")
+
+    def seconds(self) -> float:
+        """Infinite where no jump was seen; 0.0 by the question that sees it, since nobody knows when it happened."""
+        now = self._clock.monotonic()
+        offset = self._clock.wall() - now
+        if abs(offset - self._offset) > _TOLERANCE_SECONDS:
+            self._since = now
+        self._offset = offset
+        return now - self._since
+
+
 class ManualClock:
     """A clock that stands until it is moved: for tests, and for replaying a schedule."""
 

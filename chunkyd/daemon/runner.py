@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from chunkyd.checkpoints import reached
-from chunkyd.clock import Clock
+from chunkyd.clock import Clock, SinceSet
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.daemon.connection import Connection
 from chunkyd.daemon.folders import Folders, published_path
@@ -68,6 +68,7 @@ class Runner:
         self._connection = connection
         self._limiter = limiter
         self._clock = clock
+        self._since_set = SinceSet(clock)
         self._told = told  # kind, job number, words: for whoever follows events
         self._small = Together(connection.client, limiter)
         self.uploads = uploads  # replaced by a reload; uploads under way keep what they began with
@@ -284,7 +285,8 @@ class Runner:
         if folder is None or status is None or not is_regular(status):
             return None
         found = fingerprint(status)
-        settled = self._clock.wall() - found.ctime_ns / 1e9 >= folder.settle
+        quiet = min(self._clock.wall() - found.ctime_ns / 1e9, self._since_set.seconds())
+        settled = quiet >= folder.settle
         return found if settled or same_version(found, job.fingerprint) else None
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 from functools import partial
 
-from chunkyd.clock import Clock
+from chunkyd.clock import Clock, SinceSet
 from chunkyd.errors import EnvironmentFailure
 from chunkyd.protocol.paths import readable
 from chunkyd.watch.ignore import Ignore
@@ -58,6 +58,7 @@ class WatchedFolder:
         self._top = os.fsencode(root.path)
         self._knowledge = knowledge
         self._clock = clock
+        self._since_set = SinceSet(clock)
         self._observer = observer
         self._channel = channel
         self._no_inotify = no_inotify
@@ -88,10 +89,18 @@ class WatchedFolder:
             self._knowledge,
             self.backoff,
             self._clock,
+            self._since_set,
             system,
         )
         self._looks = Looks(
-            self.root, system, self._settling, self._outbox, self._clock, self._holds, self._scanner.unreadable
+            self.root,
+            system,
+            self._settling,
+            self._outbox,
+            self._clock,
+            self._since_set,
+            self._holds,
+            self._scanner.unreadable,
         )
 
     # Time.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from chunkyd.clock import Clock
+from chunkyd.clock import Clock, SinceSet
 from chunkyd.files import Fingerprint, fingerprint, is_regular
 from chunkyd.watch.outbox import Outbox
 from chunkyd.watch.rescan import stands_below
@@ -31,6 +31,7 @@ class Looks:
         settling: Settling,
         outbox: Outbox,
         clock: Clock,
+        since_set: SinceSet,
         holds: Callable[[], bool],
         unreadable: Unreadable,
     ) -> None:
@@ -40,19 +41,20 @@ class Looks:
         self._settling = settling
         self._outbox = outbox
         self._clock = clock
+        self._since_set = since_set
         self._holds = holds
         self._unreadable = unreadable
 
     def look(self) -> None:
         """Look at the files whose time has come, and report those that are ready."""
-        now, wall = self._clock.monotonic(), self._clock.wall()
+        now, wall, believed = self._clock.monotonic(), self._clock.wall(), self._since_set.seconds()
         inside: dict[bytes, bool] = {}
         for path in self._settling.due(now):
             found = self._look_at(path)
             if found is None:
                 continue
             written = partial(open_for_writing, os.path.join(self._top, path))
-            if not self._settling.saw(path, found, now, self._system.quiet(found, wall), written):
+            if not self._settling.saw(path, found, now, min(believed, self._system.quiet(found, wall)), written):
                 continue
             directory = os.path.dirname(path)
             if directory not in inside:

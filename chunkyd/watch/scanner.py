@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from chunkyd.clock import Clock
+from chunkyd.clock import Clock, SinceSet
 from chunkyd.errors import EnvironmentFailure
 from chunkyd.files import Fingerprint
 from chunkyd.watch.ignore import Ignore
@@ -53,6 +53,7 @@ class Scanner:
         knowledge: Knowledge,
         backoff: Backoff,
         clock: Clock,
+        since_set: SinceSet,
         system: FileSystem,
     ) -> None:
         self._root = root
@@ -64,6 +65,7 @@ class Scanner:
         self._knowledge = knowledge
         self._backoff = backoff
         self._clock = clock
+        self._since_set = since_set
         self._system = system
         self._hinted: dict[bytes, None] = {}
         self._hinted_walk: Iterator[None] | None = None
@@ -166,7 +168,7 @@ class Scanner:
         return known
 
     def _take_files(self, directory: bytes, batch: Batch, known: Mapping[bytes, Fingerprint], full: bool) -> None:
-        now, wall = self._clock.monotonic(), self._clock.wall()
+        now, wall, believed = self._clock.monotonic(), self._clock.wall(), self._since_set.seconds()
         stable = self._system.stable_inodes
         count = 0
         for name, found in batch.files:
@@ -179,7 +181,7 @@ class Scanner:
                 continue
             count += 1
             written = partial(open_for_writing, os.path.join(os.fsencode(self._root.path), path))
-            if self._settling.saw(path, found, now, self._system.quiet(found, wall), written):
+            if self._settling.saw(path, found, now, min(believed, self._system.quiet(found, wall)), written):
                 self._outbox.settled(Settled(self._root.name, path, found))
         for name in batch.unreadable:
             self.unreadable.remember(os.path.join(directory, name), "it cannot be looked at")
