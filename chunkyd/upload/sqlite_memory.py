@@ -47,7 +47,7 @@ _FIRST = (
     ) WITHOUT ROWID""",
 )
 _IDENTITY = ("CREATE TABLE identity (id TEXT NOT NULL)", "INSERT INTO identity VALUES (lower(hex(randomblob(16))))")
-_MIGRATIONS = (_FIRST, _IDENTITY)
+MIGRATIONS = (_FIRST, _IDENTITY)
 _KNOWN_HASH = "SELECT file_hash, device, inode, size, mtime_ns, ctime_ns FROM hashes WHERE source = ?"
 _KEEP_HASH = "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_HASH = "DELETE FROM hashes WHERE source = ?"
@@ -106,16 +106,16 @@ class SqliteMemory:
             self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
+            if version > len(MIGRATIONS):
                 raise StateError(
                     f"{self.path} was written by a newer version of this program",
                     mend="Update this program, or name another file.",
                 )
-            for statements in _MIGRATIONS[version:]:
+            for statements in MIGRATIONS[version:]:
                 for statement in statements:
                     database.execute(statement)
-            if version < len(_MIGRATIONS):
-                database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+            if version < len(MIGRATIONS):
+                database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
             (self._identity,) = database.execute("SELECT id FROM identity").fetchone()
 
     def _begin_log(self) -> None:
