@@ -6,69 +6,90 @@ Without --quick docs/performance.md is written anew from all the figures that ar
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
 
 from benchmarks import big_file, report, small_files
-from benchmarks.harness import Row
+from benchmarks.machine import this_machine
+from benchmarks.rows import Document, Findings
 
 RESULTS = Path(__file__).parent / "results"
-Measurement = Callable[[Path, int, bool], list[Row]]
-BENCHMARKS: dict[str, tuple[str, float, Measurement]] = {
-    "big_file": (big_file.TITLE, big_file.GOAL, big_file.run),
-    "small_files": (small_files.TITLE, small_files.GOAL, small_files.run),
-}
+
+
+class Benchmark(Protocol):
+    """A module of this package that measures."""
+
+    TITLE: str
+    ABOUT: str
+
+    def run(self, work: Path, pairs: int, quick: bool) -> Findings:
+        """Measure, with data in the folder `work`, `pairs` times over where that is not too dear."""
+        ...
+
+
+BENCHMARKS: dict[str, Benchmark] = {module.__name__.rpartition(".")[2]: module for module in (big_file, small_files)}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted(BENCHMARKS))
+    parser.add_argument("--only", choices=list(BENCHMARKS))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="little data: shows that it runs, not how fast")
     parser.add_argument("--work", type=Path, help="a folder for the data (default: a temporary one)")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write the page from what is kept")
     return parser.parse_args()
 
 
-def _show(title: str, goal: float, rows: list[Row]) -> None:
-    print(f"{title}: the first row's goal is {goal} x the second's wall seconds")
-    peer = rows[1].median.wall
-    for row in rows:
-        cost = f"CPU {row.median.client_cpu:.2f} s sending, {row.median.receiver_cpu:.2f} s receiving"
-        print(f"  {row.name:26} {row.median.wall:6.2f} s  ratio {row.median.wall / peer:.2f}  {cost}", end="")
-        print(f"  verifies: {row.verifies}; durable: {row.durable}")
+def _measure(name: str, benchmark: Benchmark, arguments: argparse.Namespace) -> Document:
+    load, start = os.getloadavg()[0], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=arguments.work) as work:
+        findings = benchmark.run(Path(work), arguments.pairs, arguments.quick)
+        machine = this_machine(Path(work))
+    return Document(
+        name=name,
+        title=benchmark.TITLE,
+        about=benchmark.ABOUT,
+        quick=arguments.quick,
+        command=f"python -m benchmarks --only {name} --pairs {arguments.pairs}"
+        + (" --quick" if arguments.quick else ""),
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        seconds=time.monotonic() - start,
+        load=load,
+        machine=machine,
+        findings=findings,
+    )
 
 
-def _keep(name: str, title: str, quick: bool, goal: float, rows: list[Row]) -> None:
+def _show(document: Document) -> None:
+    print(f"{document.title} ({document.seconds:.0f} s)")
+    for row in document.findings.rows:
+        print(f"  {report.shown(row)}")
+    for sentence in document.findings.missing:
+        print(f"  missing: {sentence}")
+
+
+def _keep(document: Document) -> None:
     RESULTS.mkdir(exist_ok=True)
-    machine = {
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "rsync": subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True).stdout.split()[2],
-    }
-    figures = {"quick": quick, "goal": goal, "date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0]}
-    document = {"name": name, "title": title, **figures, "machine": machine, "rows": [row.as_json() for row in rows]}
-    suffix = "-quick" if quick else ""
-    (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(document, indent=1) + "\n")
+    suffix = "-quick" if document.quick else ""
+    text = msgspec.json.format(msgspec.json.encode(document), indent=1)
+    (RESULTS / f"{document.name}{suffix}.json").write_bytes(text + b"\n")
 
 
 def main() -> None:
     """Every benchmark, or the one asked for."""
     arguments = _arguments()
-    for name, (title, goal, measurement) in BENCHMARKS.items():
-        if arguments.only in (None, name):
-            with tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=arguments.work) as work:
-                rows = measurement(Path(work), arguments.pairs, arguments.quick)
-            _show(title, goal, rows)
-            _keep(name, title, arguments.quick, goal, rows)
+    for name, benchmark in BENCHMARKS.items():
+        if not arguments.report and arguments.only in (None, name):
+            document = _measure(name, benchmark, arguments)
+            _show(document)
+            _keep(document)
     if not arguments.quick:
-        report.write(RESULTS)
+        report.write(RESULTS, list(BENCHMARKS))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from benchmarks.contenders import CHUNKY, RSYNC, RSYNC_SYNCED
-from benchmarks.harness import Row, in_pairs
+from benchmarks.harness import MEBIBYTE, in_pairs
+from benchmarks.rows import Findings, at_most_of_peer
 
 GOAL = 0.75  # of rsync --fsync's wall seconds, with hashing while sending
 TITLE = "One big file"
-MEBIBYTE = 1 << 20
+ABOUT = "1 GiB of random bytes to a receiver that has seen nothing."
 
 
-def run(work: Path, pairs: int, quick: bool) -> list[Row]:
+def run(work: Path, pairs: int, quick: bool) -> Findings:
     """1 GiB; 64 MiB when quick."""
     mebibytes = 64 if quick else 1024
     source = work / "big"
@@ -21,4 +22,11 @@ def run(work: Path, pairs: int, quick: bool) -> list[Row]:
     with (source / "file.bin").open("wb") as file:
         for _ in range(mebibytes):
             file.write(os.urandom(MEBIBYTE))
-    return in_pairs([CHUNKY, RSYNC_SYNCED, RSYNC], source, work, pairs, 3 * mebibytes * MEBIBYTE)
+    size = mebibytes * MEBIBYTE
+    ours, synced, *others = in_pairs([CHUNKY, RSYNC_SYNCED, RSYNC], source, work, pairs, 3 * size)
+    rows = [
+        ours.row(size, synced, at_most_of_peer(GOAL)),
+        synced.row(size),
+        *(each.row(size, synced) for each in others),
+    ]
+    return Findings(rows=tuple(rows))

@@ -64,6 +64,14 @@ def _rsyncd_synced(folder: Path, source: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-CHUNKY = Contender("chunky upload", "SHA-256 of the whole at both ends", "yes, before the answer", _chunky)
-RSYNC_SYNCED = Contender("rsync --fsync to rsyncd", "the whole file's checksum", "yes", _rsyncd_synced)
-RSYNC = Contender("rsync to rsyncd", "the whole file's checksum", "no", _rsyncd)
+CHUNKY = Contender(
+    "chunky upload",
+    "SHA-256 of the whole at both ends",
+    "yes, before the answer",
+    _chunky,
+    "chunky upload --recursive FOLDER --to URL",
+)
+RSYNC_SYNCED = Contender(
+    "rsync --fsync", "the whole file's checksum", "yes", _rsyncd_synced, "rsync -a --fsync FOLDER rsync://HOST/in/"
+)
+RSYNC = Contender("rsync", "the whole file's checksum", "no", _rsyncd, "rsync -a FOLDER rsync://HOST/in/")

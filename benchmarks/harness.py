@@ -14,10 +14,16 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import structs
+
+from benchmarks.rows import Goal, Peer, Row, row
+
 MADV_POPULATE_WRITE = 23
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
 LONGEST_RUN = 600.0  # seconds; a run that takes longer is broken
 
@@ -42,27 +48,42 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to send: what it checks and syncs, and how to start a receiver in an empty folder."""
+    """One way to send: what it checks and syncs, and how to start a receiver in an empty folder.
+
+    `command` is what a person would type. `lacks` says what is not installed for it, or nothing.
+    """
 
     name: str
     verifies: str
     durable: str
     receiver: Callable[[Path, Path], AbstractContextManager[Receiver]]
+    command: str = ""
+    lacks: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One contender's medians over all pairs, and every run they come from."""
+class Runs:
+    """One contender's runs over all pairs."""
 
-    name: str
-    verifies: str
-    durable: str
-    median: Run
+    contender: Contender
     runs: tuple[Run, ...]
 
-    def as_json(self) -> dict[str, object]:
-        """For the results' file."""
-        return asdict(self)
+    def as_peer(self) -> Peer:
+        """Its name and its wall seconds, for others to be compared with."""
+        return Peer(name=self.contender.name, figure=statistics.median(run.wall for run in self.runs))
+
+    def row(self, size: int, peer: Runs | None = None, goal: Goal | None = None) -> Row:
+        """Wall seconds beside the peer's, and processor seconds for each GiB of the `size` bytes sent."""
+        walls = [run.wall for run in self.runs]
+        compared = peer.as_peer() if peer is not None else None
+        found = row(self.contender.name, "s", walls, goal=goal, peer=compared, command=self.contender.command)
+        return structs.replace(
+            found,
+            verifies=self.contender.verifies,
+            durable=self.contender.durable,
+            sending_cpu=statistics.median(run.client_cpu for run in self.runs) / size * GIBIBYTE,
+            receiving_cpu=statistics.median(run.receiver_cpu for run in self.runs) / size * GIBIBYTE,
+        )
 
 
 def prewarm(size: int) -> None:
@@ -124,18 +145,10 @@ def measure(contender: Contender, source: Path, work: Path, memory: int) -> Run:
         os.sync()  # what is left to write must not burden the next run
 
 
-def in_pairs(contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0) -> list[Row]:
-    """Every contender in turn, so many times over; their medians, in the order given."""
+def in_pairs(contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0) -> list[Runs]:
+    """Every contender in turn, so many times over; in the order given. `memory`: bytes to fault in before each run."""
     runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
     for _ in range(pairs):
         for contender in contenders:
             runs[contender.name].append(measure(contender, source, work, memory))
-    return [Row(c.name, c.verifies, c.durable, _median(runs[c.name]), tuple(runs[c.name])) for c in contenders]
-
-
-def _median(runs: Sequence[Run]) -> Run:
-    return Run(
-        statistics.median(run.wall for run in runs),
-        statistics.median(run.client_cpu for run in runs),
-        statistics.median(run.receiver_cpu for run in runs),
-    )
+    return [Runs(contender, tuple(runs[contender.name])) for contender in contenders]
