@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from benchmarks import big_file, report, small_files
+from benchmarks import big_file, report, resume, small_files
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
@@ -32,7 +32,9 @@ class Benchmark(Protocol):
         ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {module.__name__.rpartition(".")[2]: module for module in (big_file, small_files)}
+BENCHMARKS: dict[str, Benchmark] = {
+    module.__name__.rpartition(".")[2]: module for module in (big_file, small_files, resume)
+}
 
 
 def _arguments() -> argparse.Namespace:

@@ -93,6 +93,15 @@ def prewarm(size: int) -> None:
     pages.close()
 
 
+def random_file(path: Path, size: int) -> Path:
+    """A file nobody can compress; a block of 16 MiB over and over, since random bytes are slow to make."""
+    block = os.urandom(16 * MEBIBYTE)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: min(len(block), size - start)])
+    return path
+
+
 def group_cpu(group: int) -> float:
     """Processor seconds of all processes of a group so far, with those of children that have ended."""
     total = 0
