@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from benchmarks import big_file, report, resume, small_files
+from benchmarks import big_file, folders, jobs, queued, report, resume, small_files
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
@@ -24,6 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 class Benchmark(Protocol):
     """A module of this package that measures."""
 
+    __name__: str
     TITLE: str
     ABOUT: str
 
@@ -32,9 +33,15 @@ class Benchmark(Protocol):
         ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    module.__name__.rpartition(".")[2]: module for module in (big_file, small_files, resume)
-}
+MODULES: tuple[Benchmark, ...] = (
+    big_file,
+    small_files,
+    resume,
+    jobs,
+    queued,
+    folders,
+)
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,6 +20,7 @@ from pathlib import Path
 from msgspec import structs
 
 from benchmarks.rows import Goal, Peer, Row, row
+from tests.e2e.programs import Daemon, Program
 
 MADV_POPULATE_WRITE = 23
 MEBIBYTE = 1 << 20
@@ -115,6 +116,35 @@ def group_cpu(group: int) -> float:
         if int(fields[2]) == group:
             total += sum(int(value) for value in fields[11:15])
     return total / TICKS
+
+
+def settled_start(daemon: Daemon) -> float:
+    """Seconds from the start of the program until its control socket takes connections."""
+    start = time.monotonic()
+    daemon.begin()
+    while not daemon.answers():
+        if not daemon.running() or time.monotonic() > start + LONGEST_RUN:
+            raise RuntimeError(f"chunkyd did not start\n{daemon.text()[-3000:]}")
+        time.sleep(0.002)
+    return time.monotonic() - start
+
+
+def ended_within(program: Program, seconds: float) -> None:
+    """Stop it, by force where it does not stop in time; fine where it never began."""
+    if program.running():
+        program.stop(seconds)
+
+
+def resident(pid: int, field: str = "VmRSS") -> float:
+    """MiB of memory a process holds, or `VmHWM`: has ever held."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition(f"{field}:")[2].split()[0]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor seconds of all threads of a process so far, to the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def run_client(command: Sequence[str]) -> tuple[float, float]:
