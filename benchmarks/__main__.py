@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from benchmarks import big_file, folders, jobs, queued, report, resume, small_files
+from benchmarks import big_file, folders, jobs, limit, memory, queued, report, resume, small_files
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
@@ -40,6 +40,8 @@ MODULES: tuple[Benchmark, ...] = (
     jobs,
     queued,
     folders,
+    memory,
+    limit,
 )
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
