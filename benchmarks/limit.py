@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.gauge import Gauge
-from benchmarks.harness import MEBIBYTE, ended_within, random_file
+from benchmarks.harness import MEBIBYTE, ended_within
 from benchmarks.rows import Findings, Row, at_most, row
 from tests.e2e.programs import Daemon, Program, Server, wait_until
 
@@ -36,6 +37,13 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _hole(path: Path, size: int) -> Path:
+    """A file that is all hole: nothing of it is still to be written to the disk while others are."""
+    path.touch()
+    os.truncate(path, size)
+    return path
+
+
 @contextmanager
 def _gauged(work: Path) -> Iterator[Gauge]:
     server = Server(work)
@@ -48,7 +56,7 @@ def _gauged(work: Path) -> Iterator[Gauge]:
 
 
 def _by_hand(work: Path, size: int, seconds: float) -> list[Row]:
-    file = random_file(work / "file.bin", size)
+    file = _hole(work / "file.bin", size)
     with _gauged(work) as gauge:
         where = ("--to", f"http://127.0.0.1:{gauge.port}", "--state", str(work / "state.sqlite3"))
         client = Program(work, "client", "chunky", "upload", "--limit", f"{FIRST}MiB/s", str(file), *where)
@@ -66,7 +74,7 @@ def _daemon(work: Path, size: int, seconds: float) -> list[Row]:
     """Two files at once under one limit, which is then changed while they are sent."""
     outbox = _folder(work / "outbox")
     for name in ("one", "two"):
-        random_file(outbox / name, size)
+        _hole(outbox / name, size)
     with _gauged(work) as gauge:
         uploads = {"bandwidth": f"{FIRST}MiB/s", "workers": 2}
         daemon = Daemon(work, f"http://127.0.0.1:{gauge.port}", [{"path": str(outbox)}], uploads=uploads)

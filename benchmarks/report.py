@@ -45,7 +45,7 @@ def shown(row: Row) -> str:
         text += f"; {row.ratio:.2f} × {row.peer.name}"
     if row.goal is not None:
         text += f"; goal {goal_text(row)}: {row.verdict or 'not measured, its peer is missing'}"
-    return text
+    return f"{text} ({row.note})" if row.note else text
 
 
 def goal_text(row: Row) -> str:
