@@ -1,0 +1,148 @@
+"""Ten times the work: how many times the time? Nothing may grow with the square of anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.client import Client
+from benchmarks.contenders import CHUNKY
+from benchmarks.filled import fill, know_tree, open_state, queue_of
+from benchmarks.harness import ended_within, measure, settled_start
+from benchmarks.rows import Findings, Peer, Row, at_most_of_peer, row
+from chunkyd.control.client import ControlClient
+from chunkyd.jobs.queue import Queue
+from chunkyd.protocol.ranges import RangeSet
+from tests.e2e.programs import Daemon, Server, wait_until
+
+TITLE = "Ten times the work"
+ABOUT = (
+    "Each row beside a tenth of its work: the ratio of the times, to which start-up and what else does not grow adds on "
+    "both sides. 100,000 separate ranges are the most that the protocol lets a session have."
+)
+TIMES = 10
+MOST = 11.0
+
+
+def run(work: Path, pairs: int, quick: bool) -> Findings:
+    """The smaller and the greater amount in turn, `pairs` times over, three at most; a fifth of both when quick."""
+    unit = 1 if quick else 5
+    cases: tuple[tuple[str, int, Callable[[Path, int], float]], ...] = (
+        ("files of 1 KiB sent by chunky upload", 100 * unit, _files),
+        ("folders of ten known files, start to watching", 100 * unit, _folders),
+        ("jobs from queued to done, in the table", 200 * unit, _jobs),
+        ("rows in the table, for 500 jobs' way", 10_000 * unit, _rows),
+        ("separate ranges stored by the server", 100 * unit, _ranges),
+        ("ranges put in the set, in any order", 10_000, _set),
+    )
+    return Findings(rows=tuple(_grown(work, min(pairs, 3), *case) for case in cases))
+
+
+def _grown(work: Path, pairs: int, name: str, amount: int, cost: Callable[[Path, int], float]) -> Row:
+    less: list[float] = []
+    more: list[float] = []
+    for _ in range(pairs):
+        for number, seconds in ((amount, less), (TIMES * amount, more)):
+            folder = work / "growth"
+            folder.mkdir()
+            seconds.append(cost(folder, number))
+            shutil.rmtree(folder)
+    peer = Peer(name=f"{amount:,}", figure=sorted(less)[len(less) // 2])
+    return row(f"{TIMES * amount:,} {name}", "s", more, goal=at_most_of_peer(MOST), peer=peer)
+
+
+def _files(work: Path, number: int) -> float:
+    source = work / "source"
+    for each in range(number):
+        path = source / f"d{each // 100}" / str(each)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(1024))
+    return measure(CHUNKY, source, work, 0).wall
+
+
+def _folders(work: Path, number: int) -> float:
+    root = work / "outbox"
+    for each in range(number):
+        folder = root / f"{each // 100}" / f"{each % 100}"
+        folder.mkdir(parents=True)
+        for name in range(10):
+            (folder / str(name)).touch()
+    daemon = Daemon(work, "http://127.0.0.1:9", [{"path": str(root)}])
+    tables = open_state(daemon.state)
+    know_tree(tables, "outbox", root)
+    tables.close()
+    time.sleep(0.5)
+    try:
+        start = time.monotonic()
+        settled_start(daemon)
+        control = ControlClient(str(daemon.socket))
+        wait_until("it is watched", lambda: control.status().folders[0].last_scan, 120, daemon.text)
+        return time.monotonic() - start
+    finally:
+        ended_within(daemon, 30)
+
+
+def _jobs(work: Path, number: int) -> float:
+    """Claimed, sent and done, one after the other: what the daemon writes down for each."""
+    tables = open_state(work / "state")
+    fill(tables, "outbox", number, number)
+    try:
+        return _ways(queue_of(tables), number)
+    finally:
+        tables.close()
+
+
+def _rows(work: Path, number: int) -> float:
+    """The same for a fixed number of jobs, in a table of so many rows."""
+    tables = open_state(work / "state")
+    fill(tables, "outbox", number, number // 2)
+    try:
+        return _ways(queue_of(tables), 500)
+    finally:
+        tables.close()
+
+
+def _ways(queue: Queue, number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        job = queue.claim("benchmark", ("outbox",))
+        assert job is not None
+        queue.hashed(job, "ab" * 32)
+        queue.opened(job, f"s{job.id}", "http://127.0.0.1:9", "ab" * 32)
+        queue.finishing(job)
+        queue.done(job, job.fingerprint)
+    return time.perf_counter() - start
+
+
+def _ranges(work: Path, number: int) -> float:
+    """Single bytes, none beside another, each a chunk of its own; then the status, which lists every gap."""
+    server = Server(work)
+    try:
+        server.start()
+        client = Client(server.port)
+        session = client.initiate(b"ranges", 2 * number + 1)
+        start = time.monotonic()
+        for each in range(number):
+            client.put(session, 2 * each, b"x")
+        missing = client.status(session)["missingRanges"]
+        seconds = time.monotonic() - start
+        client.close()
+        if len(missing) != number:
+            raise RuntimeError(f"{len(missing)} ranges are missing, not {number}")
+        return seconds
+    finally:
+        server.kill()
+
+
+def _set(work: Path, number: int) -> float:
+    order = list(range(number))
+    random.Random(1).shuffle(order)  # noqa: S311  # the same each time
+    found = RangeSet()
+    start = time.perf_counter()
+    for each in order:
+        found.add(2 * each, 2 * each + 1)
+    return time.perf_counter() - start
