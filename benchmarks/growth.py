@@ -21,16 +21,16 @@ from tests.e2e.programs import Daemon, Server, wait_until
 
 TITLE = "Ten times the work"
 ABOUT = (
-    "Each row beside a tenth of its work: the ratio of the times, to which start-up and what else does not grow adds on "
-    "both sides. 100,000 separate ranges are the most that the protocol lets a session have."
+    "Each row beside a tenth of its work: the ratio of the times, to which start-up and what else does not grow adds "
+    "on both sides. 100,000 separate ranges are the most that the protocol lets a session have."
 )
 TIMES = 10
 MOST = 11.0
 
 
 def run(work: Path, pairs: int, quick: bool) -> Findings:
-    """The smaller and the greater amount in turn, `pairs` times over, three at most; a fifth of both when quick."""
-    unit = 1 if quick else 5
+    """The smaller and the greater amount in turn, `pairs` times over, three at most; half of both when quick."""
+    unit = 1 if quick else 2
     cases: tuple[tuple[str, int, Callable[[Path, int], float]], ...] = (
         ("files of 1 KiB sent by chunky upload", 100 * unit, _files),
         ("folders of ten known files, start to watching", 100 * unit, _folders),
