@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
 TEST_PACKAGES := rsync systemd util-linux mount openssl strace gcc libc6-dev
 
-.PHONY: run test network files crash check clean packages chaos machines powerloss disks time million bench
+.PHONY: run test network files crash check clean packages chaos machines powerloss disks time million bench bench-peers
 
 run: $(STAMP)
 	@$(BIN)/chunkyd quickstart ./outbox
@@ -56,6 +56,17 @@ machines: $(TEST_STAMP)
 # Beside the peers; writes docs/performance.md. On a machine that does nothing else.
 bench: packages $(TEST_STAMP)
 	$(BIN)/python -m benchmarks
+
+# Whom `make bench` compares with; one that is not there is said to be missing.
+BENCH_PACKAGES := rsync nginx-light rclone syncthing curl iproute2 gcc libc6-dev
+PEERS := benchmarks/.peers
+bench-peers: packages
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES) >/dev/null
+	command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs npm >/dev/null
+	$(PYTHON) -m venv $(PEERS)/tuspy
+	$(PEERS)/tuspy/bin/pip install --quiet --disable-pip-version-check tuspy
+	npm install --prefix $(PEERS) --no-audit --no-fund --silent @tus/server @tus/file-store tus-js-client
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""One big file, start-up included, beside rsync."""
+"""One big file, start-up included, beside its peers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from benchmarks.contenders import CHUNKY, RSYNC, RSYNC_SYNCED
-from benchmarks.harness import MEBIBYTE, in_pairs
+from benchmarks.harness import MEBIBYTE, beside_peers
+from benchmarks.peers import OTHERS
 from benchmarks.rows import Findings, at_most_of_peer
 
 GOAL = 0.75  # of rsync --fsync's wall seconds, with hashing while sending
+CONTENDERS = (CHUNKY, RSYNC_SYNCED, RSYNC, *OTHERS)
 TITLE = "One big file"
 ABOUT = "1 GiB of random bytes to a receiver that has seen nothing."
 
@@ -22,11 +24,4 @@ def run(work: Path, pairs: int, quick: bool) -> Findings:
     with (source / "file.bin").open("wb") as file:
         for _ in range(mebibytes):
             file.write(os.urandom(MEBIBYTE))
-    size = mebibytes * MEBIBYTE
-    ours, synced, *others = in_pairs([CHUNKY, RSYNC_SYNCED, RSYNC], source, work, pairs, 3 * size)
-    rows = [
-        ours.row(size, synced, at_most_of_peer(GOAL)),
-        synced.row(size),
-        *(each.row(size, synced) for each in others),
-    ]
-    return Findings(rows=tuple(rows))
+    return beside_peers(CONTENDERS, at_most_of_peer(GOAL), source, work, pairs, 3 * mebibytes * MEBIBYTE)

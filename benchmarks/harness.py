@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from benchmarks.rows import Goal, Peer, Row, row
+from benchmarks.rows import Findings, Goal, Peer, Row, row
 from tests.e2e.programs import Daemon, Program
 
 MADV_POPULATE_WRITE = 23
@@ -40,11 +40,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A receiving end that serves: its process group, the client's command, and where the files appear."""
+    """A receiving end that serves: its process group, the client's command, and where the files appear.
+
+    `beside`: how names of files end that the receiver keeps there for itself.
+    """
 
     group: int
     command: Sequence[str]
     arrived: Path
+    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +162,10 @@ def run_client(command: Sequence[str]) -> tuple[float, float]:
     return wall, cpu
 
 
-def content(folder: Path) -> tuple[int, int]:
-    """How many files stand below a folder, and their bytes."""
-    sizes = [os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(folder) for name in names]
+def content(folder: Path, beside: str | None = None) -> tuple[int, int]:
+    """How many files stand below a folder, and their bytes; without those whose names end in `beside`."""
+    paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
+    sizes = [os.lstat(path).st_size for path in paths if beside is None or not path.endswith(beside)]
     return len(sizes), sum(sizes)
 
 
@@ -175,13 +180,30 @@ def measure(contender: Contender, source: Path, work: Path, memory: int) -> Run:
             before = group_cpu(receiver.group)
             wall, cpu = run_client(receiver.command)
             spent = group_cpu(receiver.group) - before
-            expected, arrived = content(source), content(receiver.arrived)
+            expected, arrived = content(source), content(receiver.arrived, receiver.beside)
             if expected != arrived:
                 raise RuntimeError(f"{contender.name}: {expected} (files, bytes) were sent, {arrived} arrived")
             return Run(wall, cpu, spent)
     finally:
         shutil.rmtree(folder)
         os.sync()  # what is left to write must not burden the next run
+
+
+def at_hand(contenders: Sequence[Contender]) -> tuple[list[Contender], tuple[str, ...]]:
+    """Those that are installed, and for each other one a sentence that says what it lacks."""
+    missing = tuple(f"{each.name}: {each.lacks()}" for each in contenders if each.lacks())
+    return [each for each in contenders if not each.lacks()], missing
+
+
+def beside_peers(
+    contenders: Sequence[Contender], goal: Goal, source: Path, work: Path, pairs: int, memory: int = 0
+) -> Findings:
+    """The first one's rows beside the second, which has to be there, and all others that are."""
+    others, missing = at_hand(contenders[2:])
+    size = content(source)[1]
+    ours, peer, *rest = in_pairs([*contenders[:2], *others], source, work, pairs, memory)
+    rows = (ours.row(size, peer, goal), peer.row(size), *(each.row(size, peer) for each in rest))
+    return Findings(rows=rows, missing=missing)
 
 
 def in_pairs(contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0) -> list[Runs]:

@@ -1,4 +1,4 @@
-"""Many small files, start-up included, beside rsync."""
+"""Many small files, start-up included, beside its peers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from benchmarks.contenders import CHUNKY, RSYNC, RSYNC_SYNCED
-from benchmarks.harness import in_pairs
+from benchmarks.harness import beside_peers
+from benchmarks.peers import OTHERS
 from benchmarks.rows import Findings, at_most_of_peer
 
 GOAL = 0.9  # of rsync --fsync's wall seconds
+CONTENDERS = (CHUNKY, RSYNC_SYNCED, RSYNC, *OTHERS)
 TITLE = "Many small files"
 ABOUT = "2,000 files of 16 KiB to a receiver that has seen nothing."
 SIZE = 16384
@@ -22,11 +24,4 @@ def run(work: Path, pairs: int, quick: bool) -> Findings:
     source.mkdir()
     for each in range(number):
         (source / f"{each:05}.bin").write_bytes(os.urandom(SIZE))
-    size = number * SIZE
-    ours, synced, *others = in_pairs([CHUNKY, RSYNC_SYNCED, RSYNC], source, work, pairs)
-    rows = [
-        ours.row(size, synced, at_most_of_peer(GOAL)),
-        synced.row(size),
-        *(each.row(size, synced) for each in others),
-    ]
-    return Findings(rows=tuple(rows))
+    return beside_peers(CONTENDERS, at_most_of_peer(GOAL), source, work, pairs)
