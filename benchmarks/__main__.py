@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from benchmarks import big_file, folders, growth, jobs, limit, memory, queued, report, resume, small_files
+from benchmarks import big_file, folders, growth, jobs, limit, link, memory, queued, report, resume, small_files
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
@@ -43,6 +43,7 @@ MODULES: tuple[Benchmark, ...] = (
     memory,
     limit,
     growth,
+    link,
 )
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
