@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +16,21 @@ from typing import Protocol
 
 import msgspec
 
-from benchmarks import big_file, folders, growth, jobs, limit, link, memory, queued, report, resume, small_files
+from benchmarks import (
+    big_file,
+    folders,
+    growth,
+    jobs,
+    limit,
+    link,
+    memory,
+    queued,
+    report,
+    resume,
+    scale,
+    sizes,
+    small_files,
+)
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
@@ -36,6 +52,7 @@ class Benchmark(Protocol):
 MODULES: tuple[Benchmark, ...] = (
     big_file,
     small_files,
+    sizes,
     resume,
     jobs,
     queued,
@@ -44,6 +61,7 @@ MODULES: tuple[Benchmark, ...] = (
     limit,
     growth,
     link,
+    scale,
 )
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
@@ -96,6 +114,7 @@ def _keep(document: Document) -> None:
 def main() -> None:
     """Every benchmark, or the one asked for."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     for name, benchmark in BENCHMARKS.items():
         if not arguments.report and arguments.only in (None, name):
             document = _measure(name, benchmark, arguments)
