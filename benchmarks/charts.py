@@ -8,8 +8,8 @@ from html import escape
 
 from benchmarks.rows import Chart, Series
 
-_WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 180, 40, 50  # margins; the legend stands at the right
+_WIDTH, _HEIGHT = 780, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 240, 40, 50  # margins; the legend stands at the right
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#808080")  # told apart by everybody
 
 

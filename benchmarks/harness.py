@@ -26,6 +26,7 @@ MADV_POPULATE_WRITE = 23
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
+FEW = 2
 LONGEST_RUN = 600.0  # seconds; a run that takes longer is broken
 
 
@@ -201,15 +202,20 @@ def beside_peers(
     """The first one's rows beside the second, which has to be there, and all others that are."""
     others, missing = at_hand(contenders[2:])
     size = content(source)[1]
-    ours, peer, *rest = in_pairs([*contenders[:2], *others], source, work, pairs, memory)
+    ours, peer, *rest = in_pairs([*contenders[:2], *others], source, work, pairs, memory, every=2)
     rows = (ours.row(size, peer, goal), peer.row(size), *(each.row(size, peer) for each in rest))
     return Findings(rows=rows, missing=missing)
 
 
-def in_pairs(contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0) -> list[Runs]:
-    """Every contender in turn, so many times over; in the order given. `memory`: bytes to fault in before each run."""
+def in_pairs(
+    contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0, every: int | None = None
+) -> list[Runs]:
+    """Every contender in turn, so many times over; in the order given. `memory`: bytes to fault in before each run.
+
+    Where `every` is given only the first so many take every turn, the others FEW: some of them are slow.
+    """
     runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
-    for _ in range(pairs):
-        for contender in contenders:
+    for turn in range(pairs):
+        for contender in contenders[: every if turn >= FEW else None]:
             runs[contender.name].append(measure(contender, source, work, memory))
     return [Runs(contender, tuple(runs[contender.name])) for contender in contenders]
