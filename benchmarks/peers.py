@@ -187,6 +187,10 @@ def _found(command: Sequence[str]) -> Sequence[str]:
     return (_path(command[0]), *command[1:])
 
 
+NEVER_MEASURED = (
+    "Syncthing: not measured; it has no command that sends a folder and ends, so that start and end would be guesses",
+    "tusd: not measured; it is in none of the package registries that `make bench-peers` uses",
+)
 TUS_LACKS = lacks("node", "node_modules/@tus/server", "node_modules/@tus/file-store")
 CURL = Contender(
     "curl to nginx",
