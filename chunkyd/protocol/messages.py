@@ -56,6 +56,7 @@ class Initiate(msgspec.Struct, frozen=True):
     """What a session is asked for. `path`: raw bytes; `modified_ns`: nanoseconds since 1970; `mode`: at most 0o777.
 
     `client` and `order`, both or neither: of a client's initiates for one path that of the greater order is the later.
+    `file_version` names the version where its hash is to be declared later; `file_hash` is empty then.
     """
 
     file_hash: str
@@ -65,10 +66,12 @@ class Initiate(msgspec.Struct, frozen=True):
     mode: int | None = None
     client: str | None = None
     order: int | None = None
+    file_version: str | None = None
 
 
-class _InitiateDocument(msgspec.Struct, rename="camel", omit_defaults=True):
-    file_hash: str
+class _InitiateDocument(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    file_hash: str | None = None
+    file_version: str | None = None
     total_bytes: int
     path: str | None = None
     path_bytes: str | None = None
@@ -91,7 +94,7 @@ class SessionReply(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ChunkReply(msgspec.Struct, frozen=True, rename="camel"):
-    """200 to a chunk: it is stored."""
+    """200 to a chunk, which is stored, or to the declaration of a hash, which is recorded."""
 
     status: Status
 
@@ -125,7 +128,8 @@ def encode_initiate(request: Initiate) -> bytes:
     path, path_bytes = encode_path(request.path) if request.path is not None else (None, None)
     return msgspec.json.encode(
         _InitiateDocument(
-            file_hash=request.file_hash,
+            file_hash=request.file_hash if request.file_version is None else None,
+            file_version=request.file_version,
             total_bytes=request.total_bytes,
             path=path,
             path_bytes=path_bytes,
@@ -140,10 +144,14 @@ def encode_initiate(request: Initiate) -> bytes:
 def decode_initiate(body: bytes) -> Initiate:
     """An initiate from its JSON body.
 
-    Raises ValueError with the reason (`malformed-request`); the file hash is not judged here, because a malformed
-    one has a problem of its own (`invalid-file-hash`): ask `is_file_hash`.
+    Raises ValueError with the reason (`malformed-request`); file hash and file version are not judged here, because a
+    malformed one has a problem of its own (`invalid-file-hash`): ask `is_file_hash` and `is_file_version`.
     """
     document = decode(body, _InitiateDocument)
+    if (document.file_hash is None) == (document.file_version is None):
+        raise ValueError("an initiate has either fileHash or fileVersion")
+    if document.file_version is not None and document.path is None and document.path_bytes is None:
+        raise ValueError("a file whose hash is not known yet needs a path to be published under")
     if not 0 <= document.total_bytes <= MAX_TOTAL_BYTES:
         raise ValueError("totalBytes is not an integer from 0 to 2^63-1")
     if document.mode is not None and not 0 <= document.mode <= MAX_MODE:
@@ -155,13 +163,14 @@ def decode_initiate(body: bytes) -> Initiate:
     if document.order is not None and not 0 <= document.order <= MAX_TOTAL_BYTES:
         raise ValueError("order is not an integer from 0 to 2^63-1")
     return Initiate(
-        file_hash=document.file_hash,
+        file_hash=document.file_hash or "",
         total_bytes=document.total_bytes,
         path=_path(document),
         modified_ns=parse_time(document.modified_at) if document.modified_at is not None else None,
         mode=document.mode,
         client=document.client,
         order=document.order,
+        file_version=document.file_version,
     )
 
 

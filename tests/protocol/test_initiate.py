@@ -20,7 +20,8 @@ VECTORS = vectors("initiate.json")
 
 def meaning(means: dict[str, Any]) -> Initiate:
     return Initiate(
-        file_hash=means["fileHash"],
+        file_hash=means["fileHash"] or "",
+        file_version=means.get("fileVersion"),
         total_bytes=int(means["totalBytes"]),
         path=None if means["pathBytes"] is None else base64.b64decode(means["pathBytes"]),
         modified_ns=None if means["modifiedNanoseconds"] is None else int(means["modifiedNanoseconds"]),
@@ -72,7 +73,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-MEMBERS = ("fileHash", "totalBytes", "path", "pathBytes", "modifiedAt", "mode")
+MEMBERS = ("fileHash", "fileVersion", "totalBytes", "path", "pathBytes", "modifiedAt", "mode")
 
 
 @given(st.dictionaries(st.sampled_from(MEMBERS), JSON))
@@ -82,6 +83,7 @@ def test_members_of_any_type_are_read_or_refused(document: dict[str, Any]) -> No
         request = decode_initiate(json.dumps(document).encode())
     except ValueError:
         return
+    assert (request.file_version is not None) == (not request.file_hash) or document["fileHash"] == ""
     assert type(request.total_bytes) is int and 0 <= request.total_bytes <= MAX_TOTAL_BYTES
     assert request.path is None or check_path(request.path)
     assert request.mode is None or (type(request.mode) is int and 0 <= request.mode <= 0o777)
@@ -104,6 +106,14 @@ def test_what_one_end_writes_the_other_reads(
     """Encoding and decoding gives the same request back, for any name and any nanosecond."""
     request = Initiate(file_hash, total, path, modified, mode)
     assert decode_initiate(encode_initiate(request)) == request
+
+
+def test_a_version_without_its_hash_comes_out_as_it_went_in() -> None:
+    """What stands for the hash travels alone, and only with a path: no hash is there to be a name."""
+    request = Initiate("", 6, b"a", file_version="v1." + "a" * 16)
+    assert decode_initiate(encode_initiate(request)) == request
+    with pytest.raises(ValueError, match="path"):
+        decode_initiate(encode_initiate(Initiate("", 6, file_version="v1." + "a" * 16)))
 
 
 def test_a_time_that_cannot_be_said_is_left_out() -> None:

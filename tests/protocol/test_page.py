@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from chunkyd.protocol import batch, messages, paths
+from chunkyd.protocol import batch, late_hash, messages, paths
 from chunkyd.protocol.digests import parse_content_digest
 from chunkyd.protocol.problems import TABLE, TYPE_PREFIX, Action
 from tests.protocol.shared import vectors
@@ -30,6 +30,8 @@ NUMBERS = {
     "most files of a batch": batch.MAX_ENTRIES,
     "largest file in a batch, in bytes": batch.MAX_CONTENT_BYTES,
     "largest header of an entry, in bytes": batch.MAX_HEADER_BYTES,
+    "shortest `fileVersion`, in characters": late_hash.MIN_VERSION_CHARACTERS,
+    "longest `fileVersion`, in characters": late_hash.MAX_VERSION_CHARACTERS,
 }
 
 
@@ -67,8 +69,8 @@ def test_each_example_is_a_vector(file: str, name: str, text: str) -> None:
 
 def test_the_examples_are_all_there() -> None:
     """Every request that has a JSON body or reply shows one, and so do the problems."""
-    assert {file for file, _, _ in EXAMPLES} == {"initiate.json", "replies.json", "problems.json"}
-    assert len(EXAMPLES) == len(re.findall(r"^```json", PAGE, re.MULTILINE)) == 7
+    assert {file for file, _, _ in EXAMPLES} == {"initiate.json", "replies.json", "problems.json", "late-hash.json"}
+    assert len(EXAMPLES) == len(re.findall(r"^```json", PAGE, re.MULTILINE)) == 9
     assert TYPE_PREFIX in PAGE
 
 
@@ -86,6 +88,8 @@ def test_the_headers_shown_are_vectors() -> None:
         f"`PATCH {messages.PATH_CHUNK}`",
         f"`GET {messages.PATH_STATUS}`",
         f"`POST {messages.PATH_END}`",
+        f"`POST {batch.PATH_BATCH}`",
+        f"`POST {late_hash.PATH_DECLARE}`",
         f"`GET {messages.PATH_HEALTH}`",
         f"`GET {messages.PATH_READY}`",
         f"`{messages.HEADER_VERSION}: {messages.PROTOCOL_VERSION}`",
