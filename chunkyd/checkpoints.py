@@ -80,6 +80,8 @@ CHECKPOINTS: Mapping[str, str] = {
     "server.chunk.synced": "chunks are synced, not yet recorded",
     "server.chunk.recorded": "chunks are recorded as stored",
     "server.chunk.answering": "the answer to a chunk is about to be sent",
+    "server.hash.recorded": "the hash of a session that began without one is recorded",
+    "server.hash.answering": "the answer to its declaration is about to be sent",
     "server.status.answering": "the answer to a status request is about to be sent",
     "server.end.recorded": "a session's end is recorded",
     "server.end.answering": "the answer to an endUpload is about to be sent",

@@ -44,7 +44,11 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class SessionRecord(msgspec.Struct, frozen=True):
-    """One session. `sequence` grows with every session: of two on one path the greater wins."""
+    """One session. `sequence` grows with every session: of two on one path the greater wins.
+
+    `file_version`: what stands for the hash in its requests, where it began without one; `file_hash` is empty then,
+    until it is declared.
+    """
 
     session_id: str
     sequence: int  # given by add_session; 0 before
@@ -61,6 +65,12 @@ class SessionRecord(msgspec.Struct, frozen=True):
     idempotency: bytes | None = None  # digest of user, key and body
     inode: int | None = None  # of the partial, from PUBLISHING on
     copy_of: bytes | None = None  # COPYING: the path of the kept version
+    file_version: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What its requests carry beside its ID."""
+        return self.file_hash if self.file_version is None else self.file_version
 
     @property
     def unnamed(self) -> bool:
@@ -142,6 +152,13 @@ class SessionCatalog(Protocol):
         """One durable transaction for all of them: merge the ranges, set the deadlines, in the order given.
 
         Sessions that are unknown, or no longer in one of ACTIVE_STATES, are skipped: nothing comes back to life.
+        """
+        ...
+
+    def declare(self, session_id: str, file_hash: str) -> str | None:
+        """Record the hash of a session that began without; the one that counts, which is the first that was declared.
+
+        None, and nothing changes, where the session is unknown or in none of ACTIVE_STATES.
         """
         ...
 

@@ -115,6 +115,16 @@ class _MemorySessions(_Locked):
                 self._stored.setdefault(item.session_id, RangeSet()).add(item.start, item.stop)
                 self._sessions[item.session_id] = replace(record, expires_at=item.expires_at)
 
+    def declare(self, session_id: str, file_hash: str) -> str | None:
+        """See the contract."""
+        with self._lock:
+            record = self._sessions.get(session_id)
+            if record is None or record.state not in ACTIVE_STATES:
+                return None
+            if not record.file_hash:
+                self._sessions[session_id] = replace(record, file_hash=file_hash)
+            return record.file_hash or file_hash
+
     def move(
         self, session_id: str, before: Iterable[SessionState], after: SessionState, *, inode: int | None = None
     ) -> bool:

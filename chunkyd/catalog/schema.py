@@ -74,4 +74,7 @@ WISHES = (
     "CREATE INDEX wish_due ON wish (expires_at)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD, WISHES)
+# What stands for the hash of a session that began without one; its `file_hash` is '' until it is declared.
+VERSIONS = ("ALTER TABLE session ADD COLUMN file_version TEXT",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((*SESSIONS, *FILES, *USERS, *PROBE), REBUILD, WISHES, VERSIONS)

@@ -18,10 +18,10 @@ from chunkyd.protocol.ranges import Range, RangeSet
 PAGE = 500
 _COLUMNS = (
     "session_id, sequence, user, file_hash, total_bytes, target, state, created, expires_at,"
-    " modified_ns, mode, reserved, idempotency, inode, copy_of"
+    " modified_ns, mode, reserved, idempotency, inode, copy_of, file_version"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM session"
-_INSERT = f"INSERT INTO session ({_COLUMNS}) VALUES (?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO session ({_COLUMNS}) VALUES (?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _USE_UP_OF = (
     "INSERT INTO wish SELECT idempotency, NULL, coalesce(?, expires_at) FROM session"
@@ -150,6 +150,17 @@ class SqlSessions:
             self._database.change(_FORGET_WITHIN, sequence, start, stop)
         self._database.change("INSERT INTO stored (sequence, start, stop) VALUES (?, ?, ?)", sequence, start, last)
 
+    def declare(self, session_id: str, file_hash: str) -> str | None:
+        """See the contract."""
+        with self._database.writing():
+            self._database.change(
+                f"UPDATE session SET file_hash = ? WHERE session_id = ? AND file_hash = '' AND {ACTIVE}",
+                file_hash,
+                session_id,
+            )
+            row = self._database.row(f"SELECT file_hash FROM session WHERE session_id = ? AND {ACTIVE}", session_id)
+        return str(row[0]) if row is not None else None
+
     def move(
         self, session_id: str, before: Iterable[SessionState], after: SessionState, *, inode: int | None = None
     ) -> bool:
@@ -276,6 +287,7 @@ def _row(record: SessionRecord) -> Row:
         record.idempotency,
         str(record.inode) if record.inode is not None else None,
         record.copy_of,
+        record.file_version,
     )
 
 

@@ -30,7 +30,8 @@ def _row(catalog: Catalog, record: SessionRecord) -> dict[str, object]:
         "state": str(record.state),
         "bytesDone": record.total_bytes if whole else stored,
         "bytesTotal": record.total_bytes,
-        "fileHash": record.file_hash,
+        "fileHash": record.file_hash or None,
+        "fileVersion": record.file_version,
         "created": moment(record.created),
         "expiresAt": moment(record.expires_at),
     }

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem, StorageFull
-from chunkyd.protocol import batch, messages, problems
+from chunkyd.protocol import batch, late_hash, messages, problems
 from chunkyd.protocol.digests import DIGESTS, format_content_digest
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import to_wire
@@ -65,6 +65,7 @@ class Application:
                 _route(messages.PATH_CHUNK, PATCH=self._chunk, OPTIONS=self._limits),
                 _route(_EVERYTHING, OPTIONS=self._limits),
                 _route(batch.PATH_BATCH, POST=self._batch),
+                _route(late_hash.PATH_DECLARE, POST=self._declare),
                 _route(messages.PATH_STATUS, GET=self._status),
                 _route(messages.PATH_END, POST=self._end),
                 _route(messages.PATH_HEALTH, GET=self._health),
@@ -196,6 +197,22 @@ class Application:
         reached("server.batch.answering")
         return Response(b"".join(map(batch.encode_outcome, outcomes)), media_type=batch.ANSWER_TYPE)
 
+    async def _declare(self, exchange: Exchange) -> Response:
+        self._refuse_when_stopping()
+        session = await self._session(exchange)
+        head = exchange.head
+        head.check()
+        head.require_type("application/json")
+        body = await exchange.body(JSON_LIMIT)
+        head.check_small_body(body)
+        try:
+            declaration = late_hash.decode_declaration(body)
+        except ValueError as error:
+            raise malformed(f"{error}.") from error
+        reply = messages.ChunkReply(await self._uploads.declare(session, declaration.file_hash))
+        reached("server.hash.answering")
+        return _json(reply)
+
     async def _status(self, exchange: Exchange) -> Response:
         session = await self._session(exchange)
         exchange.head.check()
@@ -226,7 +243,7 @@ class Application:
             digests=list(DIGESTS),
             max_chunk_bytes=limits.chunk,
             max_file_bytes=limits.file,
-            extensions=[batch.EXTENSION],
+            extensions=[batch.EXTENSION, late_hash.EXTENSION],
         )
         response = _json(reply)
         response.headers[messages.HEADER_VERSION] = messages.PROTOCOL_VERSION

@@ -165,6 +165,8 @@ def _initiate(entry: Entry) -> Initiate:
         request = decode_initiate(entry.header)
     except ValueError as error:
         raise problem("malformed-request", f"{error}.") from error
+    if request.file_version is not None:
+        raise problem("malformed-request", "A file of a batch has a fileHash: all of it is there to be hashed.")
     if len(entry.content) not in (0, request.total_bytes):
         raise problem(
             "malformed-request", f"The file has {request.total_bytes} bytes, its content {len(entry.content)}."

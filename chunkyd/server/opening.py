@@ -1,7 +1,8 @@
 """Opening sessions: everything that is judged at an initiate (rules 8 to 10 of the protocol).
 
-The order: hash, size, the same initiate again, the user's own version, the user's allowance, space. A partial is made
-before its session is recorded, so a crash in between leaves a file nobody knows, which the next start removes.
+The order: hash or version, size, the same initiate again, the user's own version, the user's allowance, space. A
+partial is made before its session is recorded, so a crash in between leaves a file nobody knows, which the next start
+removes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from chunkyd.catalog.base import Catalog, SessionRecord, SessionState, TooLate, 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import Problem
 from chunkyd.protocol.digests import is_file_hash
+from chunkyd.protocol.late_hash import is_file_version
 from chunkyd.protocol.messages import EMPTY_FILE_HASH, Initiate
 from chunkyd.protocol.problems import problem
 from chunkyd.server.allowance import Allowances
@@ -92,7 +94,8 @@ class Opener:
         raise problem("internal", "The session of this Idempotency-Key changes all the time; use another key.")
 
     async def _open(self, record: SessionRecord, wish: Wish | None) -> LiveSession | None:
-        kept = await self._threads.record(self._publisher.kept_versions, record)
+        late = record.file_version is not None  # nobody can say yet which bytes it will be
+        kept = [] if late else await self._threads.record(self._publisher.kept_versions, record)
         if kept and kept[0].path == record.target:
             async with self._finisher.user_locks[record.user]:
                 renewed = await self._threads.record(self._add_renewed, record, wish)
@@ -143,13 +146,17 @@ class Opener:
 
 def judge(request: Initiate, limits: Limits) -> None:
     """Raise the Problem of a version that cannot be."""
-    if not is_file_hash(request.file_hash):
+    if request.file_version is not None:
+        if not is_file_version(request.file_version):
+            text = "fileVersion is none: v1. and 16 to 64 letters, digits, - and _."
+            raise problem("invalid-file-hash", text)
+    elif not is_file_hash(request.file_hash):
         text = "fileHash is not the SHA-256 of the file: 64 lower-case hexadecimal digits."
         raise problem("invalid-file-hash", text)
     if request.total_bytes > limits.file:
         text = f"A file holds at most {limits.file} bytes here, this one {request.total_bytes}."
         raise problem("file-too-large", text)
-    if not request.total_bytes and request.file_hash != EMPTY_FILE_HASH:
+    if not request.total_bytes and request.file_hash not in ("", EMPTY_FILE_HASH):
         text = "A file of no bytes has another hash; hash the file again and begin a new session."
         raise problem("digest-mismatch", text)
 
@@ -169,6 +176,7 @@ def new_record(user: str, request: Initiate, now: float, limits: Limits) -> Sess
         expires_at=now + (limits.session_ttl if age is None else min(age, limits.session_ttl)),
         modified_ns=request.modified_ns,
         mode=request.mode,
+        file_version=request.file_version,
     )
 
 

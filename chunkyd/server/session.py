@@ -67,6 +67,11 @@ class LiveSession:
         return self.stored.total == self.total
 
     @property
+    def hash_known(self) -> bool:
+        """Whether anything can be verified or published: a late hash was declared."""
+        return self.record.file_hash != ""
+
+    @property
     def owed(self) -> int:
         """Bytes that are still to be found on the disk for it."""
         waiting = self.state in (SessionState.RECEIVING, SessionState.COPYING) and not self.gone
@@ -76,7 +81,7 @@ class LiveSession:
         """The word for it on the wire; a dead session has none, it answers digest-mismatch."""
         if self.state is SessionState.COMPLETE:
             return "complete"
-        if self.state is SessionState.RECEIVING and not self.all_stored:
+        if self.state is SessionState.RECEIVING and not (self.all_stored and self.hash_known):
             return "incomplete"
         return "verifying"
 
@@ -155,6 +160,10 @@ class LiveSession:
     def become(self, state: SessionState) -> None:
         """The catalog has moved it."""
         self.record = replace(self.record, state=state)
+
+    def know_hash(self, file_hash: str) -> None:
+        """The catalog has recorded its declaration."""
+        self.record = replace(self.record, file_hash=file_hash)
 
     def take_whole(self) -> None:
         """A checked copy fills it, without a chunk."""

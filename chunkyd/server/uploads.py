@@ -20,6 +20,7 @@ from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.digests import Checker, is_file_hash
+from chunkyd.protocol.late_hash import is_file_version
 from chunkyd.protocol.messages import Initiate, Status
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import Range
@@ -210,6 +211,38 @@ class Uploads:
             raise session.refusal
         return session.status()
 
+    async def declare(self, session: LiveSession, file_hash: str) -> Status:
+        """The hash of the whole, of a session that began without it; how the session stands then.
+
+        Raises invalid-file-hash where it is none, or not the one the session has; digest-mismatch.
+        """
+        if not is_file_hash(file_hash):
+            raise problem(
+                "invalid-file-hash", "fileHash is not the SHA-256 of the file: 64 lower-case hexadecimal digits."
+            )
+        session.require_alive()
+        if not session.hash_known:
+            session.busy += 1
+            try:
+                await self._record_hash(session, file_hash)
+            finally:
+                session.busy -= 1
+        if file_hash != session.record.file_hash:
+            text = "Another hash was declared for this session; hash the file again and begin a new session."
+            raise problem("invalid-file-hash", text)
+        return await self._outcome(session)
+
+    async def _record_hash(self, session: LiveSession, file_hash: str) -> None:
+        """Of two that come at once the catalog takes one, and tells both which."""
+        try:
+            counting = await self._threads.record(self._catalog.declare, session.session_id, file_hash)
+        except StorageFull as error:
+            raise self._full(0) from error
+        if counting is None or session.gone:
+            raise unknown()
+        reached("server.hash.recorded")
+        session.know_hash(counting)
+
     async def status(self, session: LiveSession) -> LiveSession:
         """The session, for its status and missing ranges. Raises digest-mismatch, path-conflict."""
         session.require_alive()
@@ -291,12 +324,12 @@ class Uploads:
 
 
 def check_hash(session: LiveSession, file_hash: str) -> None:
-    """Raises invalid-file-hash where this is no hash, or not the session's."""
-    if not is_file_hash(file_hash):
-        text = "Chunky-File-Hash is not the SHA-256 of a file: 64 lower-case hexadecimal digits."
+    """Raises invalid-file-hash where this is no hash, nor what stands for one, or not the session's."""
+    if not is_file_hash(file_hash) and not is_file_version(file_hash):
+        text = "Chunky-File-Hash is not the SHA-256 of a file, 64 lower-case hexadecimal digits, and no fileVersion."
         raise problem("invalid-file-hash", text)
-    if file_hash != session.record.file_hash:
-        text = "This session uploads a file of another hash; hash the file again and begin a new session."
+    if file_hash != session.record.key:
+        text = "This session uploads another version of a file; hash the file again and begin a new session."
         raise problem("invalid-file-hash", text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from msgspec.structs import replace
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState, StoredRange, TokenRecord, TooLate, Wish
 from chunkyd.files import Fingerprint
@@ -28,6 +29,7 @@ class SessionContract:
             idempotency=b"\x00\xff",
             inode=2**64 - 1,
             copy_of=b"\xfe",
+            file_version="v1.x",
         )
         for record in (full, session("two")):
             added = catalog.add_session(record)
@@ -157,6 +159,41 @@ class SessionContract:
         for record in catalog.sessions():
             catalog.end(record.session_id)
         assert list(catalog.sessions(tombstones=True)) == []
+
+    def test_a_late_hash(self, catalog: Catalog) -> None:
+        """The first hash declared counts for ever, and nothing else of the session changes by it."""
+        added = catalog.add_session(session(file_hash="", file_version="v1.x"))
+        catalog.record_stored([StoredRange("one", 0, 10, 600.0)])
+        assert catalog.declare("one", HASH) == HASH
+        assert catalog.declare("one", HASH) == HASH
+        assert catalog.declare("one", "cd" * 32) == HASH
+        assert catalog.session("one") == replace(added, file_hash=HASH, expires_at=600.0)
+        assert catalog.stored("one") == [(0, 10)]
+        assert catalog.session("one").key == "v1.x"
+        catalog.add_session(session("named"))
+        assert catalog.declare("named", "cd" * 32) == HASH
+
+    def test_a_late_hash_of_no_session(self, catalog: Catalog) -> None:
+        """What is over, or never was, gets no hash any more."""
+        for number, end in enumerate((SessionState.COMPLETE, SessionState.DEAD, SessionState.EXPIRED)):
+            name = f"s{number}"
+            catalog.add_session(session(name, file_hash="", file_version="v1.x"))
+            catalog.move(name, ACTIVE_STATES, end)
+            assert catalog.declare(name, HASH) is None
+            assert catalog.session(name).file_hash == ""
+        assert catalog.declare("none", HASH) is None
+
+    def test_one_of_many_hashes_counts(self, catalog: Catalog) -> None:
+        """Of many that are declared at once one is recorded, and all are told which."""
+        catalog.add_session(session(file_hash="", file_version="v1.x"))
+        told: list[str | None] = []
+        hashes = [f"{number:064x}" for number in range(8)]
+        threads = [threading.Thread(target=lambda one=one: told.append(catalog.declare("one", one))) for one in hashes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(told) == {catalog.session("one").file_hash} and len(told) == 8
 
     def test_moves(self, catalog: Catalog) -> None:
         """A move happens from the states named and from no other; the inode stays until another is given."""

@@ -331,7 +331,7 @@ class TestSchema:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA user_version = 99")
         for owner in (True, False):
-            with pytest.raises(StateError, match="version 99; this program knows 3"):
+            with pytest.raises(StateError, match="version 99; this program knows 4"):
                 SqlCatalog(str(path), owner=owner)
         assert os.listdir(path.parent) == [path.name]
 
@@ -348,6 +348,19 @@ class TestSchema:
         backup = path.with_name(f"{path.name}.version-{len(MIGRATIONS)}")
         with contextlib.closing(SqlCatalog(str(backup))) as old:
             assert old.users() == ["ann"]
+
+    def test_a_session_of_an_older_one_goes_on(self, path: Path) -> None:
+        """A session that began before hashes could be late is what it was; a late one can begin beside it."""
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            before = catalog.add_session(session(idempotency=b"k", inode=2**64 - 1))
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript("ALTER TABLE session DROP COLUMN file_version; PRAGMA user_version = 3")
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            assert catalog.session("one") == before
+            late = catalog.add_session(session("two", file_hash="", file_version="v1.x"))
+            assert catalog.session("two") == late
+        with contextlib.closing(sqlite3.connect(f"{path}.version-3")) as backup:
+            assert backup.execute("SELECT session_id FROM session").fetchall() == [("one",)]
 
     def test_a_failed_migration_changes_nothing(self, path: Path) -> None:
         """A migration is one transaction: when its last statement fails, its first has not happened."""

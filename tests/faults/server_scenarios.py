@@ -149,7 +149,8 @@ def older_catalog(folder: Path, arming: str) -> None:
         stage.arrive(stop="server")
         catalog = stage.server.data / "catalog.sqlite3"
         with contextlib.closing(sqlite3.connect(catalog)) as database:
-            database.executescript("DROP TABLE rebuild; DROP TABLE wish; PRAGMA user_version = 1")
+            statements = "DROP TABLE rebuild; DROP TABLE wish; ALTER TABLE session DROP COLUMN file_version"
+            database.executescript(f"{statements}; PRAGMA user_version = 1")
         stage.server_dies(arming)
         stage.at_rest()
         with contextlib.closing(sqlite3.connect(f"{catalog}.version-1")) as backup:
@@ -179,6 +180,27 @@ def wrong_bytes(folder: Path, arming: str) -> None:
         assert session.end().json["result"] == "cancelled"
         stage.server_at_rest()
         assert tree(stage.server.files()) == {}
+
+
+@at("server.hash.recorded server.hash.answering")
+def late_hash(folder: Path, arming: str) -> None:
+    """The hash of a session comes last: declared once more after the crash, it completes the file."""
+    with Stage(folder) as stage:
+        client, sessions = Client(stage.server.port), []
+
+        def send() -> None:
+            sessions.append(client.initiate(b"some bytes", b"file", file_version="v1." + "a" * 43))
+            sessions[0].put(0, 10)
+            sessions[0].declare()
+
+        stage.server_dies(arming, send)
+        session = sessions[0]
+        assert session.declare(sha(b"other bytes")).problem == "invalid-file-hash"
+        assert session.declare().status == 200
+        wait_until("it is complete", lambda: session.status().json["status"] == "complete", 20, stage.server.text)
+        assert session.end().json["result"] == "ended"
+        stage.server_at_rest()
+        assert (stage.server.files() / "file").read_bytes() == b"some bytes"
 
 
 @at("storage.partial.discarding storage.partial.discarded server.expiry.recorded server.tombstone.removed")

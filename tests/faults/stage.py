@@ -158,9 +158,10 @@ class Stage:
         return [(match[1], int(match[2]), int(match[3]) + 1) for match in found]
 
     def sessions(self) -> list[tuple[str, str, str, int, str]]:
-        """Session ID, user, file hash, size and state, of all but tombstones, as recorded."""
+        """Session ID, user, file hash or what stands for it, size and state, of all but tombstones, as recorded."""
         with contextlib.closing(sqlite3.connect(f"file:{self.server.data}/catalog.sqlite3?mode=ro", uri=True)) as rows:
-            question = "SELECT session_id, user, file_hash, total_bytes, state FROM session WHERE state != 'expired'"
+            key = "coalesce(file_version, file_hash)"
+            question = f"SELECT session_id, user, {key}, total_bytes, state FROM session WHERE state != 'expired'"
             return rows.execute(question).fetchall()
 
     def _still_stored(self, said: Iterable[tuple[str, int, int]]) -> None:

@@ -45,6 +45,10 @@ class FailingCatalog(MemoryCatalog):
         self._check("record_stored")
         super().record_stored(batch)
 
+    def declare(self, session_id: str, file_hash: str) -> str | None:
+        self._check("declare")
+        return super().declare(session_id, file_hash)
+
     def complete(self, session_id: str, file: FileRecord | None) -> bool:
         self._check("complete")
         return super().complete(session_id, file)
@@ -181,7 +185,7 @@ class Bench:
         **more: Any,
     ) -> LiveSession:
         """Initiate."""
-        request = Initiate(file_hash or sha(data), len(data), path, **more)
+        request = Initiate(file_hash or ("" if "file_version" in more else sha(data)), len(data), path, **more)
         return await self.uploads.initiate(user, request, key)
 
     async def put(self, session: LiveSession, data: bytes, start: int = 0, stop: int | None = None) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from chunkyd.protocol.digests import content_digest, format_content_digest
+from chunkyd.protocol.late_hash import PATH_DECLARE, Declaration, encode_declaration
 from chunkyd.protocol.messages import Initiate, encode_initiate, format_content_range
 
 PROGRAM = Path(sys.executable).parent / "chunky-server"
@@ -172,12 +173,12 @@ class Client:
     def initiate(self, data: bytes, path: bytes | None = b"f", **more: Any) -> Session:
         """A session for these bytes."""
         key = more.pop("key", None)
-        request = Initiate(more.pop("file_hash", sha(data)), len(data), path, **more)
+        request = Initiate(more.pop("file_hash", "" if "file_version" in more else sha(data)), len(data), path, **more)
         headers = {"Idempotency_Key": key} if key else {}
         reply = self.request(
             "POST", "/initiateUploadSession", encode_initiate(request), Content_Type="application/json", **headers
         )
-        return Session(self, data, request.file_hash, reply)
+        return Session(self, data, request.file_version or request.file_hash, reply)
 
     def upload(self, data: bytes, path: bytes | None = b"f") -> Session:
         """A whole file."""
@@ -253,6 +254,12 @@ class Session:
     def status(self) -> Reply:
         """Ask how it stands."""
         return self.client.request("GET", "/uploadStatus", **self.keys)
+
+    def declare(self, file_hash: str | None = None, **headers: str) -> Reply:
+        """Its hash, where it began without one."""
+        body = encode_declaration(Declaration(sha(self.data) if file_hash is None else file_hash))
+        named = {**self.keys, "Content_Type": "application/json", **headers}
+        return self.client.request("POST", PATH_DECLARE, body, **named)
 
     def end(self) -> Reply:
         """End it."""

@@ -46,7 +46,7 @@ def blank(reply: Reply, status: int) -> None:
 
 
 def test_options_tells_the_limits(client: Client) -> None:
-    """`OPTIONS *` and on the chunk's path: version, digests, limits, the extension, no CORS grant."""
+    """`OPTIONS *` and on the chunk's path: version, digests, limits, the extensions, no CORS grant."""
     for path in ("*", "/uploadChunk"):
         reply = client.request("OPTIONS", path)
         assert (reply.status, reply.headers["chunky-version"]) == (200, "1")
@@ -54,7 +54,7 @@ def test_options_tells_the_limits(client: Client) -> None:
             "digests": ["crc32c", "sha-256"],
             "maxChunkBytes": 1 << 20,
             "maxFileBytes": 1 << 40,
-            "extensions": ["batch"],
+            "extensions": ["batch", "late-hash"],
         }
         assert not [name for name in reply.headers if name.startswith("access-control")]
 
