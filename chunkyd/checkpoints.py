@@ -174,6 +174,9 @@ CHECKPOINTS: Mapping[str, str] = {
     "daemon.copy.removed": "the source is removed",
     # The client library
     "upload.hash.taken": "the file is hashed",
+    "upload.hash.followed": "the file is hashed while it is sent, which is remembered, and not yet declared",
+    "upload.hash.declared": "the server has said that the hash is recorded",
+    "upload.version.unsteady": "a file did not hold still while it was sent: remembered, its session not yet given up",
     "upload.session.opening": "a session is about to be asked for",
     "upload.session.opened": "the server has opened a session, not yet remembered",
     "upload.session.remembered": "the session is remembered",

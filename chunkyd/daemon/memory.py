@@ -10,6 +10,7 @@ from chunkyd.errors import Interrupted
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
+from chunkyd.protocol.late_hash import is_file_version
 from chunkyd.upload.memory import Origin, Remembered, UploadKey
 
 
@@ -32,16 +33,28 @@ class JobMemory:
         """For this job, and as the hash of what it sends."""
         self._queue.hashed(self._job, file_hash)
 
+    def hash_first(self, key: UploadKey, size: int) -> bool:
+        """Whether this job had a session without a hash and lost it, or a file of this size was sent before."""
+        job = self._queue.job(self._job.id)
+        lost = job is not None and job.session_version is not None and job.session_id is None
+        return lost or self._queue.sent_size(size)
+
+    def unsteady(self, key: UploadKey, fingerprint: Fingerprint, version: str) -> None:
+        """The job's row says so already: it keeps what stood for the hash when the session is given up."""
+
     def recall(self, key: UploadKey) -> Remembered | None:
         """The session this job has at this server."""
         job = self._queue.job(self._job.id)
-        if job is None or job.session_id is None or job.file_hash is None or job.session_url != key.url:
+        if job is None or job.session_id is None or job.session_url != key.url:
             return None
-        return Remembered(job.session_id, job.file_hash, job.fingerprint, job.bytes_total)
+        named = job.session_version or job.file_hash
+        return None if named is None else Remembered(job.session_id, named, job.fingerprint, job.bytes_total)
 
     def remember(self, key: UploadKey, session: Remembered) -> Remembered:
         """This session is the job's; another it had is one to be ended."""
-        if not self._queue.opened(self._job, session.session_id, key.url, session.file_hash):
+        named = session.file_hash
+        file_hash, version = (None, named) if is_file_version(named) else (named, None)
+        if not self._queue.opened(self._job, session.session_id, key.url, file_hash, version):
             raise Interrupted("the job is no longer to be sent")
         return session
 

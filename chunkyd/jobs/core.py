@@ -24,7 +24,7 @@ _END = (
     " WHERE id = ? AND finished IS NULL AND state IN {}"
 )
 _END_SESSION = (
-    "INSERT OR IGNORE INTO endings SELECT session_url, session_id, file_hash FROM jobs"
+    "INSERT OR IGNORE INTO endings SELECT session_url, session_id, coalesce(session_version, file_hash, '') FROM jobs"
     " WHERE id = ? AND session_id IS NOT NULL"
 )
 _KNOW = "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

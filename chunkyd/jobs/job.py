@@ -12,7 +12,8 @@ from chunkyd.jobs.states import Reason, State, shown
 COLUMNS = (
     "id, folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, reason, error, user_paused, priority,"
     " attempts, restarts, probes, next_attempt, bytes_done, bytes_sent, file_hash, session_id, session_url,"
-    " resumed_times, resumed_from, claimed_by, claims, arrived, created, updated, finished, finish_number"
+    " resumed_times, resumed_from, claimed_by, claims, arrived, created, updated, finished, finish_number,"
+    " session_version"
 )
 
 
@@ -47,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     file_hash: str | None
     session_id: str | None
     session_url: str | None
+    session_version: str | None  # what stands for the hash at the server, where the session began without it
     resumed_times: int
     resumed_from: int | None  # bytes the server had when it was last resumed
     claimed_by: str | None
@@ -129,6 +131,7 @@ def job_of(row: tuple, overlay: Overlay) -> Job:  # type: ignore[type-arg]  # a 
         updated=row[29],
         finished=row[30],
         finish_number=row[31],
+        session_version=row[32],
         shown_state=shown_state,
         shown_reason=shown_reason,
     )

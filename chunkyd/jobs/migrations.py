@@ -97,7 +97,14 @@ _IDENTITY = (
     "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY)
+# What stands for the hash in a session that began without it; and the sizes of what was sent, of files that are big
+# enough to begin so: one of the same size may be the same file.
+_LATE_HASH = (
+    "ALTER TABLE jobs ADD COLUMN session_version TEXT",
+    "CREATE INDEX known_sizes ON known (size) WHERE sent = 1 AND size > 8388608",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY, _LATE_HASH)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

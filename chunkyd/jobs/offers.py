@@ -32,6 +32,7 @@ _OPEN_HERE = (
     "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs WHERE folder = ? AND directory = ?"
     " AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
 )
+_SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent = 1 AND size > 8388608 LIMIT 1"  # as its index has it
 _BACK = "UPDATE jobs SET state = 'queued', reason = NULL WHERE id = ? AND state = 'paused' AND reason = 'root-missing'"
 
 
@@ -97,6 +98,10 @@ class Offers(Core):
         known = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_KNOWN_HERE, place)}
         queued = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_OPEN_HERE, place)}
         return known | queued
+
+    def sent_size(self, size: int) -> bool:
+        """Whether a file of exactly this size, of more than 8 MiB, was sent before, from wherever."""
+        return self._tables.one(_SENT_SIZE, (size,)) is not None
 
     def known_hash(self, folder: str, path: bytes, found: Fingerprint) -> str | None:
         """The hash taken of exactly this version of this file, if one was."""

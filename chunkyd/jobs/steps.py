@@ -58,6 +58,11 @@ def _step_statement(columns: tuple[str, ...], state: State | None) -> str:
     )
 
 
+def _named(job: Job) -> str | None:
+    """What its session's requests carry."""
+    return job.session_version or job.file_hash
+
+
 class Ending(msgspec.Struct, frozen=True):
     """A session that is to be ended at the server."""
 
@@ -86,19 +91,24 @@ class Steps(Offers):
         reached("jobs.hashed")
         return stepped
 
-    def opened(self, job: Job, session_id: str, url: str, file_hash: str) -> bool:
-        """A session is open; durable before this returns. One that the job can no longer use is to be ended."""
+    def opened(self, job: Job, session_id: str, url: str, file_hash: str | None, version: str | None = None) -> bool:
+        """A session is open; durable before this returns. One that the job can no longer use is to be ended.
+
+        `version` stands for the hash where the session began without it.
+        """
         with self._tables.transaction(durable=True):
             now = self._current(job)
             other = now is not None and (now.session_id, now.session_url) != (session_id, url)
             if now is not None and other:
-                self._end_later(now.session_url, now.session_id, now.file_hash)
-            changes: dict[str, object] = {"session_id": session_id, "session_url": url, "file_hash": file_hash}
+                self._end_later(now.session_url, now.session_id, _named(now))
+            changes: dict[str, object] = {"session_id": session_id, "session_url": url, "session_version": version}
+            if file_hash is not None:
+                changes["file_hash"] = file_hash
             taken = self._step(job, State.UPLOADING, {**_FORGET_SESSION, **changes} if other else changes)
             if taken:  # one that was to be ended, and is given again, is in use
                 self._tables.execute(_ENDED, (url, session_id))
             else:
-                self._end_later(url, session_id, file_hash)
+                self._end_later(url, session_id, version or file_hash)
         reached("jobs.session.remembered")
         return taken
 
@@ -125,7 +135,7 @@ class Steps(Offers):
             now = self._current(job)
             if now is None or now.session_id != session_id:
                 return
-            self._end_later(now.session_url, session_id, now.file_hash)
+            self._end_later(now.session_url, session_id, _named(now))
             self._step(job, None, _FORGET_SESSION | ({"file_hash": None} if rehash else {}))
         reached("jobs.session.given-up")
 
@@ -136,7 +146,7 @@ class Steps(Offers):
             current = self._current(job)
             if current is None:
                 return False
-            self._end_later(current.session_url, current.session_id, current.file_hash)
+            self._end_later(current.session_url, current.session_id, _named(current))
             arrived: dict[str, object] = {"arrived": now, "bytes_done": job.bytes_total, "attempts": 0, "probes": 0}
             stepped = self._step(job, State.FINISHING, arrived)
         reached("jobs.arrival.recorded")
@@ -256,7 +266,7 @@ class Steps(Offers):
             changes = _FORGET_SESSION | ({"file_hash": None} if rehash else {})
             changes |= {"restarts": restarts, "error": text(error)}
             if current is not None:
-                self._end_later(current.session_url, current.session_id, current.file_hash)
+                self._end_later(current.session_url, current.session_id, _named(current))
             if again := restarts <= MOST_RESTARTS:
                 self._leave(job, State.QUEUED, changes)
             else:

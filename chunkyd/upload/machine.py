@@ -7,6 +7,8 @@ Rules:
 - A chunk in progress elsewhere is left alone for a while; the others go on, from the other end of the file, so that two
   clients of one session meet once and not at every chunk, and in smaller pieces, because each refusal costs its bytes.
 - An unknown or expired session is replaced once; what belonged to the old one is recognised by its session number.
+- A late upload has its hash taken beside the chunks, and declares it to the server; whatever the server says before, it
+  is complete only when the server has said so of that hash.
 """
 
 from __future__ import annotations
@@ -62,6 +64,16 @@ class Send(Request, frozen=True):
     chunk: Range
 
 
+class TakeHash(Request, frozen=True):
+    """Hash the file while it is sent; it takes as long as that. Of the file, not of a session."""
+
+
+class Declare(Request, frozen=True):
+    """Tell the server the file's hash."""
+
+    file_hash: str
+
+
 class Known(msgspec.Struct, frozen=True):
     """The answer to Initiate or AskStatus. `missing` is half-open; `most`: maxChunkBytes, `advice`: chunkBytes."""
 
@@ -80,6 +92,20 @@ class Stored(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Hashed(msgspec.Struct, frozen=True):
+    """The answer to TakeHash."""
+
+    request: TakeHash
+    file_hash: str
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """The answer to Declare: it is recorded."""
+
+    request: Declare
+    status: Status
+
+
 class Refused(msgspec.Struct, frozen=True):
     """The server answered with a problem."""
 
@@ -94,7 +120,7 @@ class Failed(msgspec.Struct, frozen=True):
     error: NetworkError
 
 
-Event = Known | Stored | Refused | Failed
+Event = Known | Stored | Hashed | Declared | Refused | Failed
 
 
 class Phase(Enum):
@@ -107,9 +133,21 @@ class Phase(Enum):
 
 
 class Machine:
-    """One upload of one file version. `random` gives floats in [0, 1) for the jitter."""
+    """One upload of one file version. `random` gives floats in [0, 1) for the jitter.
 
-    def __init__(self, total: int, rules: Rules, random: Callable[[], float], *, resuming: bool) -> None:
+    `late`: the session knows no hash before it is declared; `file_hash`: where it was taken before.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        rules: Rules,
+        random: Callable[[], float],
+        *,
+        resuming: bool,
+        late: bool = False,
+        file_hash: str | None = None,
+    ) -> None:
         self.total = total
         self.session = 1
         self.phase = Phase.SENDING if resuming else Phase.NEW
@@ -117,6 +155,10 @@ class Machine:
         self._rules = rules
         self._patience = Patience(rules.attempts, rules.base, rules.max_wait, random)
         self._size = ChunkSize(rules.chunk_size)
+        self._file_hash = file_hash
+        self._hashing = False
+        self._declared = not late
+        self._late = late
         self._missing = RangeSet([(0, total)])
         self._lowest = total + 1  # the fewest bytes that were ever missing
         self._ask = resuming
@@ -157,7 +199,7 @@ class Machine:
         moments = list(self._busy.values())
         if self._patience.not_before:
             moments.append(self._patience.not_before)
-        if self.phase is Phase.VERIFYING and not self._asking:
+        if self.phase is Phase.VERIFYING and self._declared and not self._asking:
             moments.append(self._poll_at)
         return min(moments, default=None)
 
@@ -169,6 +211,9 @@ class Machine:
         """The requests to make now; each must be answered by one event."""
         if self._failure or self._giving_up or self._patience.used_up or self.phase is Phase.COMPLETE:
             return []
+        if self._late and self._file_hash is None and not self._hashing:
+            self._hashing = True
+            return [TakeHash(self.session, self._patience.round), *self.requests(now)]
         if not self._patience.over(now):
             return []
         self._look_at_busy(now)
@@ -177,16 +222,22 @@ class Machine:
         if self.phase is Phase.NEW:
             self._asking = True
             return [Initiate(self.session, self._patience.round)]
-        if self._ask or (self.phase is Phase.VERIFYING and now >= self._poll_at):
+        if self._ask or (self.phase is Phase.VERIFYING and self._declared and now >= self._poll_at):
             self._asking, self._ask = True, False
             self._stored_since_ask.clear()
             return [AskStatus(self.session, self._patience.round)]
+        if self._file_hash is not None and not self._declared and not self._missing:
+            self._asking = True
+            return [Declare(self.session, self._patience.round, self._file_hash)]
         return list(self._sends()) if self.phase is Phase.SENDING else []
 
     # What the driver tells
 
     def handle(self, event: Event, now: float) -> None:
         """Take in the answer to a request."""
+        if isinstance(event, Hashed):
+            self._file_hash = event.file_hash
+            return
         request = event.request
         if isinstance(request, Send):
             self._sending.discard(request.chunk)
@@ -198,6 +249,10 @@ class Machine:
             self._known(event, now)
         elif isinstance(event, Stored):
             self._stored(event, now)
+        elif isinstance(event, Declared):
+            self._declared = True
+            self._progress()
+            self._told(event.status, now)
         elif isinstance(event, Refused):
             self._refused(event, now)
         else:
@@ -216,12 +271,13 @@ class Machine:
         self._missing = RangeSet(event.missing)
         for start, stop in self._stored_since_ask:
             self._missing.remove(start, stop)
-        self._ask |= not self._missing  # nothing to send, and yet incomplete: only another answer helps
+        stuck = not self._missing and self._declared  # nothing to send, and yet incomplete: only another answer helps
+        self._ask |= stuck
         if self._missing.total < self._lowest:
             self._progress()
         elif self._missing.total > believed:
             self._failed(event.request, NetworkError(_TAKEN_BACK), None, now)
-        elif not self._missing:
+        elif stuck:
             self._failed(event.request, NetworkError(_NEVER_DONE), None, now)
 
     def _stored(self, event: Stored, now: float) -> None:
@@ -232,14 +288,20 @@ class Machine:
         self._contested = 0
         if self._missing.total < self._lowest:
             self._progress()
-        if event.status != "incomplete":
-            self._finishing(event.status, now)
-        elif not self._missing or (self._shared and len(self._stored_since_ask) >= self._rules.parallel_chunks):
+        self._told(event.status, now)
+
+    def _told(self, status: Status, now: float) -> None:
+        """How the session stands, in an answer that does not say what is missing."""
+        if status != "incomplete":
+            self._finishing(status, now)
+        elif not self._missing:
+            self._ask |= self._declared  # else it waits for us
+        elif self._shared and len(self._stored_since_ask) >= self._rules.parallel_chunks:
             self._ask = True  # what another client has stored meanwhile need not be sent
 
     def _finishing(self, status: Status, now: float) -> None:
         self._missing = RangeSet()
-        if status == "complete":
+        if status == "complete" and self._declared:
             self.phase = Phase.COMPLETE
             return
         if self.phase is not Phase.VERIFYING:
@@ -272,6 +334,7 @@ class Machine:
     def _renew(self) -> None:
         """Open another session for the same version; answers for the old one are ignored from here on."""
         self._renewed = True
+        self._declared = not self._late
         self.session += 1
         self.phase = Phase.NEW
         self._missing = RangeSet([(0, self.total)])

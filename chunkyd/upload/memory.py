@@ -30,7 +30,7 @@ class UploadKey(msgspec.Struct, frozen=True):
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """A session and the file version it carries."""
+    """A session and the file version it carries; `file_hash` is the hash, or what stands for it in this session."""
 
     session_id: str
     file_hash: str
@@ -51,6 +51,17 @@ class Memory(Protocol):
 
     def remember_hash(self, key: UploadKey, fingerprint: Fingerprint, file_hash: str) -> None:
         """A hash was taken; need not be durable."""
+        ...
+
+    def hash_first(self, key: UploadKey, size: int) -> bool:
+        """Whether this file is to be hashed before it is sent, though its hash is not known.
+
+        So where it did not hold still while it was sent, or where one of this size was sent before: it may be that one.
+        """
+        ...
+
+    def unsteady(self, key: UploadKey, fingerprint: Fingerprint, version: str) -> None:
+        """It did not hold still while it was sent: the next time it is hashed first. `version` stood for its hash."""
         ...
 
     def recall(self, key: UploadKey) -> Remembered | None:

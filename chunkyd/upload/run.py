@@ -22,11 +22,15 @@ from chunkyd.protocol.ranges import Range
 from chunkyd.upload.body import Body
 from chunkyd.upload.control import LOOK_SECONDS, Control
 from chunkyd.upload.crew import Crew
+from chunkyd.upload.late import Frontier
 from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.machine import (
     AskStatus,
+    Declare,
+    Declared,
     Event,
     Failed,
+    Hashed,
     Initiate,
     Known,
     Machine,
@@ -36,6 +40,7 @@ from chunkyd.upload.machine import (
     Rules,
     Send,
     Stored,
+    TakeHash,
 )
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
 from chunkyd.upload.source import Source
@@ -43,12 +48,22 @@ from chunkyd.upload.transport import Client, Opened, fresh_key
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a run carries over: one version of one file."""
+    """What a run carries over: one version of one file.
+
+    `version`: what stands for the hash in a session that begins, or began, without it; `file_hash` may be None then,
+    and is taken while the file is sent.
+    """
 
     key: UploadKey
     source: Source
-    file_hash: str
+    file_hash: str | None
     rules: Rules
+    version: str | None = None
+
+    @property
+    def named(self) -> str:
+        """What the session's requests carry."""
+        return self.version or self.file_hash or ""
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -86,9 +101,16 @@ class Run:
         self._under_way: dict[Range, int] = {}
         self._sessions: dict[int, str] = {1: session_id} if session_id is not None else {}
         self._machine = Machine(
-            assignment.source.size, assignment.rules, random.random, resuming=session_id is not None
+            assignment.source.size,
+            assignment.rules,
+            random.random,
+            resuming=session_id is not None,
+            late=assignment.version is not None,
+            file_hash=assignment.file_hash,
         )
+        self._frontier = Frontier(assignment.source.size)
         self._fresh_keys: dict[int, str] = {}  # of sessions whose own keys were used up
+        self.file_hash = assignment.file_hash
         self.bytes_sent = 0
         self.found_bytes: int | None = None  # what the server had when it first said so
         self.instant = False
@@ -97,6 +119,11 @@ class Run:
     def session_id(self) -> str:
         """The session that counted in the end."""
         return self._sessions[max(self._sessions)]
+
+    @property
+    def has_session(self) -> bool:
+        """Whether there is one."""
+        return bool(self._sessions)
 
     def run(self) -> None:
         """Work until the server says complete; raises why it cannot."""
@@ -107,6 +134,7 @@ class Run:
                 self._step(crew)
         finally:
             self._switch.pull()
+            self._frontier.stop()
             crew.close()
 
     def _step(self, crew: Crew[Request, Event]) -> None:
@@ -126,11 +154,18 @@ class Run:
         if event is not None:
             self._machine.handle(event, self._clock.monotonic())
             self._note_found(event)
+            self._let_hash_go_on(event)
 
     def _note_found(self, event: Event) -> None:
         if isinstance(event, Known) and self.found_bytes is None:
             self.instant = isinstance(event.request, Initiate) and self._machine.phase is not Phase.SENDING
             self.found_bytes = 0 if isinstance(event.request, Initiate) else self._machine.stored_bytes
+
+    def _let_hash_go_on(self, event: Event) -> None:
+        if isinstance(event, Known):
+            self._frontier.begin_all_but(event.missing)
+        if self._machine.stored_bytes == self._machine.total:
+            self._frontier.begin_all_but(())
 
     def _picture(self, now: float) -> Picture:
         with self._guard:
@@ -152,6 +187,10 @@ class Run:
         try:
             if isinstance(request, Send):
                 return self._send(request)
+            if isinstance(request, TakeHash):
+                return self._take_hash(request)
+            if isinstance(request, Declare):
+                return self._declare(request)
             return self._initiate(request) if isinstance(request, Initiate) else self._ask(request)
         except Problem as found:
             return Refused(request, found)
@@ -163,17 +202,18 @@ class Run:
         source.check()
         self._drop_session(request.session - 1)
         wanted = messages.Initiate(
-            assignment.file_hash,
+            "" if assignment.version is not None else assignment.named,
             source.size,
             assignment.key.path,
             source.fingerprint.mtime_ns,
             source.mode,
             *self._memory.origin(source.fingerprint),
+            file_version=assignment.version,
         )
         reached("upload.session.opening")
         opened = self._open(wanted, request.session)
         reached("upload.session.opened")
-        session = Remembered(opened.session_id, assignment.file_hash, source.identity(), source.size)
+        session = Remembered(opened.session_id, assignment.named, source.identity(), source.size)
         counting = self._remembered(session)
         reached("upload.session.remembered")
         self._sessions[request.session] = counting
@@ -216,25 +256,41 @@ class Run:
             self._memory.ended(self._assignment.key.url, session_id)
 
     def _end(self, session_id: str) -> None:
-        self._client.end(session_id, self._assignment.file_hash, self._switch)
+        self._client.end(session_id, self._assignment.named, self._switch)
         self._memory.ended(self._assignment.key.url, session_id)
 
     def _ask(self, request: AskStatus | Request) -> Event:
         assignment = self._assignment
         session_id = self._sessions[request.session]
-        standing = self._client.status(session_id, assignment.file_hash, assignment.source.size, self._switch)
+        standing = self._client.status(session_id, assignment.named, assignment.source.size, self._switch)
         return Known(request, standing.status, standing.missing)
+
+    def _take_hash(self, request: TakeHash) -> Event:
+        source = self._assignment.source
+        file_hash = source.sha256(lambda done: self._frontier.follow(done, self._control.check))
+        self._memory.remember_hash(self._assignment.key, source.identity(), file_hash)
+        reached("upload.hash.followed")
+        self.file_hash = file_hash
+        return Hashed(request, file_hash)
+
+    def _declare(self, request: Declare) -> Event:
+        self._assignment.source.check()
+        session_id = self._sessions[request.session]
+        status = self._client.declare(session_id, self._assignment.named, request.file_hash, self._switch)
+        reached("upload.hash.declared")
+        return Declared(request, status)
 
     def _send(self, request: Send) -> Event:
         began = self._clock.monotonic()
         assignment, source, chunk = self._assignment, self._assignment.source, request.chunk
         digest = source.crc32c(chunk, self._control.check)
         source.check()
+        self._frontier.begin([chunk])
         reached("upload.chunk.sending")
         body = Body(source, chunk, self._limiter, self._control.check, lambda count: self._count(chunk, count))
         try:
             status = self._client.chunk(
-                self._sessions[request.session], assignment.file_hash, chunk, source.size, digest, body, self._switch
+                self._sessions[request.session], assignment.named, chunk, source.size, digest, body, self._switch
             )
         finally:
             with self._guard:
@@ -256,5 +312,5 @@ def _idempotency_key(assignment: Assignment, session: int) -> str:
     """
     key, found = assignment.key, assignment.source.identity()
     version = (found.inode, found.size, found.mtime_ns, found.ctime_ns)
-    what = (key.url, key.source, key.path, assignment.file_hash, version, session)
+    what = (key.url, key.source, key.path, assignment.named, version, session)
     return hashlib.sha256(repr(what).encode("ascii", "backslashreplace")).hexdigest()[:32]

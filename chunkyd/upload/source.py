@@ -29,6 +29,7 @@ READ_BYTES = 1024 * 1024
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _UNSTABLE_INODES = frozenset({0x4D44, 0x2011BAB0, 0x65735546, 0x5346544E, 0x7366746E})  # FAT, exFAT, FUSE, NTFS twice
 _libc = ctypes.CDLL(None)
+_STEADY_SECONDS = 60.0  # what was written so long ago is not being written
 _leases = threading.Event()
 
 
@@ -131,6 +132,18 @@ class Source:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         raise SourceChanged(f"{self._name} is being opened for writing")
+
+    def holds_still(self, now: float) -> bool:
+        """Whether nothing can change unseen, so that one reading is enough: a lease is held, or the last change is old.
+
+        `now`: wall time. Where inodes are not stable, ctime says too little for the latter.
+        """
+        if self._leased:
+            return True
+        return (
+            self._stable_inodes
+            and now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9 > _STEADY_SECONDS
+        )
 
     def check(self) -> None:
         """Raise SourceChanged or SourceGone unless the open file is still the version it was and the path exists."""

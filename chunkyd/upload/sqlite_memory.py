@@ -24,6 +24,7 @@ from chunkyd.files import (
     is_regular,
     make_durable_folder,
 )
+from chunkyd.protocol.late_hash import is_file_version
 from chunkyd.protocol.messages import Bytes, SessionId
 from chunkyd.upload.memory import Origin, Remembered, UploadKey
 
@@ -50,6 +51,7 @@ _IDENTITY = ("CREATE TABLE identity (id TEXT NOT NULL)", "INSERT INTO identity V
 MIGRATIONS = (_FIRST, _IDENTITY)
 _KNOWN_HASH = "SELECT file_hash, device, inode, size, mtime_ns, ctime_ns FROM hashes WHERE source = ?"
 _KEEP_HASH = "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)"
+_HASH_FIRST = "SELECT 1 FROM hashes WHERE size = ? OR (source = ? AND file_hash LIKE 'v1.%') LIMIT 1"
 _DROP_HASH = "DELETE FROM hashes WHERE source = ?"
 _SESSION = (
     "SELECT session_id, file_hash, total_bytes, device, inode, size, mtime_ns, ctime_ns FROM sessions"
@@ -161,7 +163,7 @@ class SqliteMemory:
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """The hash taken of exactly this version, or None."""
         for file_hash, hashed in self._rows(_hash_taken, _KNOWN_HASH, key.source):
-            if hashed.same_version(fingerprint):
+            if hashed.same_version(fingerprint) and not is_file_version(file_hash):
                 return file_hash
         return None
 
@@ -169,6 +171,14 @@ class SqliteMemory:
         """A hash was taken."""
         with self._transaction() as database:
             database.execute(_KEEP_HASH, (key.source, file_hash, *fingerprint_columns(fingerprint)))
+
+    def hash_first(self, key: UploadKey, size: int) -> bool:
+        """Whether a hash was taken of a file of this size, or this one did not hold still."""
+        return bool(self._rows(tuple, _HASH_FIRST, size, key.source))
+
+    def unsteady(self, key: UploadKey, fingerprint: Fingerprint, version: str) -> None:
+        """Kept in the place of its hash, until one is taken."""
+        self.remember_hash(key, fingerprint, version)
 
     def recall(self, key: UploadKey) -> Remembered | None:
         """The session under way for this upload, of whatever version."""

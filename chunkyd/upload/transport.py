@@ -24,8 +24,8 @@ from requests.structures import CaseInsensitiveDict
 
 from chunkyd import __version__
 from chunkyd.clock import Clock, SystemClock
-from chunkyd.errors import ConfigError, Interrupted, NetworkError, Problem
-from chunkyd.protocol import batch, messages
+from chunkyd.errors import ConfigError, Interrupted, NetworkError, NotChunky, Problem
+from chunkyd.protocol import batch, late_hash, messages
 from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.digests import CRC32C, content_digest, format_content_digest
 from chunkyd.protocol.messages import ChunkReply, EndReply, LimitsReply, SessionReply, StatusReply
@@ -107,6 +107,7 @@ class Client:
         self._watchdog = Watchdog(self._clock)
         self._guard = threading.Lock()
         self._ending: set[str] = set()
+        self._extensions: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Close the connections."""
@@ -143,6 +144,16 @@ class Client:
             "Content-Digest": format_content_digest({CRC32C: digest}),
         }
         answer = self._exchange("PATCH", messages.PATH_CHUNK, headers, body, switch)
+        return decoded(answer, 200, ChunkReply).status
+
+    def declare(self, session_id: str, version: str, file_hash: str, switch: Switch | None = None) -> messages.Status:
+        """Declare the hash of a session that began with a name for the version; when this returns it is recorded."""
+        body = late_hash.encode_declaration(late_hash.Declaration(file_hash))
+        headers = _keys(session_id, version) | {
+            "Content-Type": "application/json",
+            "Content-Digest": format_content_digest({CRC32C: content_digest(body)}),
+        }
+        answer = self._exchange("POST", late_hash.PATH_DECLARE, headers, body, switch)
         return decoded(answer, 200, ChunkReply).status
 
     def batch(self, body: Body, digest: bytes, files: int, switch: Switch | None = None) -> list[Outcome]:
@@ -187,6 +198,19 @@ class Client:
     def limits(self, switch: Switch | None = None) -> LimitsReply:
         """What this server takes."""
         return decoded(self._exchange("OPTIONS", messages.PATH_CHUNK, {}, None, switch), 200, LimitsReply)
+
+    def offers(self, extension: str, switch: Switch | None = None) -> bool:
+        """Whether the server names this extension; one that does not, or does not answer, is asked again each time."""
+        if extension not in self._extensions:
+            try:
+                self._extensions = frozenset(self.limits(switch).extensions)
+            except (Problem, NetworkError, NotChunky):
+                return False
+        return extension in self._extensions
+
+    def forget_extensions(self) -> None:
+        """The server does not do what it offered: it is another one by now, or was set back."""
+        self._extensions = frozenset()
 
     def ready(self) -> None:
         """Return if the server can store; raise why not otherwise."""

@@ -4,7 +4,8 @@
     result = Uploader("https://files.example.org", "footage.mov", token="…").upload()
 
 Rules: the session is remembered before the first chunk, the completion before the session is ended; a session that is
-given up is ended before its successor is opened; a file that changed is never reported as sent.
+given up is ended before its successor is opened; a file that changed is never reported as sent. A big file that holds
+still is read once, where the server takes its hash last (`late`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import msgspec
 
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock, SystemClock
-from chunkyd.errors import ChunkyError, NetworkError, Problem, SourceChanged, UsageError
+from chunkyd.errors import ChunkyError, NetworkError, NotChunky, Problem, SourceChanged, UsageError
 from chunkyd.files import Fingerprint, absolute
+from chunkyd.protocol.late_hash import EXTENSION, is_file_version
 from chunkyd.protocol.messages import EMPTY_FILE_HASH
 from chunkyd.protocol.paths import check_path
 from chunkyd.upload.control import Control
+from chunkyd.upload.late import LATE_BYTES, version_name
 from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.machine import Rules
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
@@ -145,17 +148,16 @@ class Uploader:
         if self._expected is not None and not identity.same_version(self._expected, stable_inodes=identity.inode != 0):
             raise SourceChanged("the file is not the version that was to be sent")
         remembered = memory.recall(self._key)
-        file_hash = self._hash(source, identity, remembered, memory)
-        if remembered is not None and (remembered.file_hash, remembered.total_bytes) != (file_hash, source.size):
+        assignment = self._assignment(source, identity, remembered, memory)
+        if remembered is not None and (remembered.file_hash, remembered.total_bytes) != (assignment.named, source.size):
             memory.forget(self._key, remembered.session_id)
             reached("upload.version.superseded")
             self._end_with_patience(remembered, memory)
             remembered = None
         self._end_leftovers(memory)
-        assignment = Assignment(self._key, source, file_hash, self._rules)
-        run = self._run(assignment, memory, remembered.session_id if remembered else None)
+        run = self._run_or_hash_first(assignment, memory, remembered.session_id if remembered else None)
         result = Result(
-            file_hash,
+            run.file_hash or "",
             source.size,
             run.bytes_sent,
             run.found_bytes or 0,
@@ -168,6 +170,18 @@ class Uploader:
         self._tell(Picture("done", source.size, result.bytes_sent, ""), source.size)
         return result
 
+    def _run_or_hash_first(self, assignment: Assignment, memory: Memory, session_id: str | None) -> Run:
+        """Where the server takes no late hash any more it was set back: it gets one at once, and is asked anew."""
+        try:
+            return self._run(assignment, memory, session_id)
+        except Problem as found:
+            if assignment.version is None or found.name != "malformed-request":
+                raise
+        self._client.forget_extensions()
+        source = assignment.source
+        file_hash = assignment.file_hash or self._take_hash(source, source.identity(), memory)
+        return self._run(Assignment(self._key, source, file_hash, self._rules), memory, None)
+
     def _run(self, assignment: Assignment, memory: Memory, session_id: str | None) -> Run:
         size = assignment.source.size
 
@@ -177,29 +191,76 @@ class Uploader:
         run = Run(assignment, self._client, memory, self._control, self._limiter, self._clock, report, session_id)
         try:
             run.run()
+            reached("upload.complete.heard")
+            assignment.source.check()
         except Problem as found:
             if found.action == "rehash":
-                memory.forget(self._key, run.session_id, rehash=True)
+                memory.forget(self._key, run.session_id if run.has_session else "", rehash=True)
+                if assignment.version is not None:
+                    memory.unsteady(self._key, assignment.source.identity(), assignment.version)
             raise
-        reached("upload.complete.heard")
-        assignment.source.check()
+        except SourceChanged:
+            if assignment.version is not None:
+                self._let_go(assignment, run, memory)
+            raise
+        except NotChunky:
+            self._client.forget_extensions()
+            raise
         with self._client.ending(run.session_id):
             memory.completed(self._key)
             reached("upload.complete.recorded")
-            self._end(run.session_id, assignment.file_hash, memory)
+            self._end(run.session_id, assignment.named, memory)
         return run
+
+    def _let_go(self, assignment: Assignment, run: Run, memory: Memory) -> None:
+        """The file did not hold still, and nobody has read all of it: its session has no future, and ends."""
+        memory.unsteady(self._key, assignment.source.identity(), assignment.named)
+        reached("upload.version.unsteady")
+        if not run.has_session:
+            return
+        memory.forget(self._key, run.session_id)
+        with self._client.ending(run.session_id) as mine:
+            if mine:
+                self._end(run.session_id, assignment.named, memory)
 
     # The file's hash
 
-    def _hash(self, source: Source, identity: Fingerprint, remembered: Remembered | None, memory: Memory) -> str:
+    def _assignment(
+        self, source: Source, identity: Fingerprint, remembered: Remembered | None, memory: Memory
+    ) -> Assignment:
+        """With its hash, where it is known, or of use before the file is sent; else with what stands for it."""
+        file_hash = self._known_hash(source, identity, remembered, memory)
+        version = version_name(self._key, identity)
+        if remembered is not None and remembered.file_hash == version:
+            if self._client.offers(EXTENSION, self._control.fresh_switch()):
+                if file_hash is None and not source.holds_still(self._clock.wall()):
+                    file_hash = self._take_hash(source, identity, memory)
+                return Assignment(self._key, source, file_hash, self._rules, version)
+        elif file_hash is None and self._may_be_read_once(source, memory):
+            return Assignment(self._key, source, None, self._rules, version)
+        return Assignment(self._key, source, file_hash or self._take_hash(source, identity, memory), self._rules)
+
+    def _may_be_read_once(self, source: Source, memory: Memory) -> bool:
+        return (
+            source.size > LATE_BYTES
+            and source.holds_still(self._clock.wall())
+            and not memory.hash_first(self._key, source.size)
+            and self._client.offers(EXTENSION, self._control.fresh_switch())
+        )
+
+    def _known_hash(
+        self, source: Source, identity: Fingerprint, remembered: Remembered | None, memory: Memory
+    ) -> str | None:
         if source.size == 0:
             return EMPTY_FILE_HASH
-        if self._verify == "changed":
-            if remembered is not None and remembered.fingerprint.same_version(identity):
-                return remembered.file_hash
-            known = memory.known_hash(self._key, identity) if source.size > _REMEMBERED_HASH_BYTES else None
-            if known is not None:
-                return known
+        if self._verify == "always":
+            return None
+        same = remembered is not None and remembered.fingerprint.same_version(identity)
+        if remembered is not None and same and not is_file_version(remembered.file_hash):
+            return remembered.file_hash
+        return memory.known_hash(self._key, identity) if source.size > _REMEMBERED_HASH_BYTES else None
+
+    def _take_hash(self, source: Source, identity: Fingerprint, memory: Memory) -> str:
 
         def proceed(done: int) -> None:
             self._control.hold()
