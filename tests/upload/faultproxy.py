@@ -57,7 +57,9 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """One request: its number over all connections counts from 1; `file_hash` from its head, or an initiate's body."""
+    """One request: its number over all connections counts from 1; `file_hash` from its head, or an initiate's body;
+    where the hash comes late, what stands for it.
+    """
 
     number: int
     method: str
@@ -172,7 +174,8 @@ class FaultProxy:
         headers = fields(lines)
         file_hash = headers.get("chunky-file-hash", "")
         with contextlib.suppress(ValueError, AttributeError):
-            file_hash = file_hash or str(json.loads(body).get("fileHash", ""))
+            document = json.loads(body)
+            file_hash = file_hash or str(document.get("fileHash") or document.get("fileVersion", ""))
         with self._guard:
             seen = Seen(len(self.requests) + 1, method, path, headers, file_hash, connection)
             self.requests.append(seen)

@@ -10,7 +10,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from chunkyd.errors import NetworkError, Problem, Unreachable
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import RangeSet
-from chunkyd.upload.machine import AskStatus, Failed, Initiate, Known, Machine, Phase, Refused, Rules, Send, Stored
+from chunkyd.upload.machine import (
+    AskStatus,
+    Declare,
+    Declared,
+    Failed,
+    Hashed,
+    Initiate,
+    Known,
+    Machine,
+    Phase,
+    Refused,
+    Rules,
+    Send,
+    Stored,
+    TakeHash,
+)
 
 MIB = 1024 * 1024
 
@@ -266,17 +281,125 @@ def test_a_copy_that_falls_back_to_receiving_is_an_ordinary_upload() -> None:
     assert [each.chunk for each in machine.requests(1)] == [(0, 10)]
 
 
+def late(total: int = 100, **options: object) -> Machine:
+    """A late upload whose session is open and whose bytes are stored."""
+    machine = Machine(
+        total, Rules(parallel_chunks=1, chunk_size=total), lambda: 0.5, resuming=False, late=True, **options
+    )
+    initiate = machine.requests(0)[-1]
+    machine.handle(Known(initiate, "incomplete", ((0, total),), MIB, MIB), 0)
+    (send,) = machine.requests(0)
+    machine.handle(Stored(send, "incomplete", 1), 0)
+    return machine
+
+
+def test_a_late_hash_is_taken_beside_everything_and_declared_last() -> None:
+    """It is asked for once and at first; declared when all is stored; nothing is polled or asked before."""
+    machine = Machine(100, Rules(parallel_chunks=2, chunk_size=50), lambda: 0.5, resuming=False, late=True)
+    hashing, initiate = machine.requests(0)
+    assert isinstance(hashing, TakeHash) and isinstance(initiate, Initiate)
+    machine.handle(Known(initiate, "incomplete", ((0, 100),), MIB, MIB), 0)
+    first, second = machine.requests(0)
+    machine.handle(Stored(second, "incomplete", 1), 0)
+    machine.handle(Hashed(hashing, "h"), 0)
+    assert machine.requests(0) == []
+    machine.handle(Stored(first, "incomplete", 1), 0)
+    (declare,) = machine.requests(0)
+    assert isinstance(declare, Declare) and declare.file_hash == "h"
+    assert machine.requests(0) == []
+    machine.handle(Declared(declare, "verifying"), 0)
+    assert machine.phase is Phase.VERIFYING
+    (ask,) = machine.requests(machine.wake_at() or 0)
+    machine.handle(Known(ask, "complete", ()), 1)
+    assert machine.phase is Phase.COMPLETE
+
+
+def test_all_stored_waits_for_the_hash_however_long() -> None:
+    """Until the hash is taken nothing falls due, and no attempt is used up by a server that waits for it."""
+    machine = late()
+    for now in range(0, 100_000, 1000):
+        assert machine.requests(now) == []
+    assert (machine.wake_at(), machine.failure, machine.failures) == (None, None, 0)
+
+
+def test_a_hash_that_is_known_is_not_taken_again() -> None:
+    """One that was taken before an interruption is declared as soon as all is stored."""
+    machine = late(file_hash="h")
+    (declare,) = machine.requests(0)
+    assert isinstance(declare, Declare)
+    machine.handle(Declared(declare, "complete"), 0)
+    assert machine.phase is Phase.COMPLETE
+
+
+@pytest.mark.parametrize("status", ["verifying", "complete"])
+def test_what_another_has_declared_is_declared_all_the_same(status: str) -> None:
+    """A session that is complete already is complete for us when it has taken our hash, and is not polled before."""
+    machine = Machine(100, Rules(), lambda: 0.5, resuming=True, late=True)
+    hashing, ask = machine.requests(0)
+    machine.handle(Known(ask, status, ()), 0)
+    assert machine.requests(1000) == [] and machine.phase is Phase.VERIFYING
+    machine.handle(Hashed(hashing, "h"), 1000)
+    (declare,) = machine.requests(1000)
+    machine.handle(Refused(declare, problem("invalid-file-hash", "")), 1000)
+    assert isinstance(machine.failure, Problem)
+    assert machine.phase is Phase.VERIFYING
+
+
+def test_a_declaration_without_an_answer_is_repeated() -> None:
+    """After a look at the status, as for a chunk; five in a row without progress and it is given up."""
+    machine = late(file_hash="h")
+    now = 0.0
+    for _ in range(5):
+        (declare,) = machine.requests(now)
+        assert isinstance(declare, Declare)
+        machine.handle(Failed(declare, network_error()), now)
+        now += 1000
+        for ask in machine.requests(now):
+            assert isinstance(ask, AskStatus)
+            machine.handle(Known(ask, "incomplete", ()), now)
+    assert isinstance(machine.failure, Unreachable)
+
+
+def test_a_declaration_that_finds_bytes_missing() -> None:
+    """The server has not stored what it said: it is asked, and gets the rest."""
+    machine = late(file_hash="h")
+    (declare,) = machine.requests(0)
+    machine.handle(Declared(declare, "incomplete"), 0)
+    (ask,) = machine.requests(0)
+    machine.handle(Known(ask, "incomplete", ((40, 50),)), 0)
+    assert [each.chunk for each in machine.requests(1000)] == [(40, 50)]
+
+
+def test_a_new_session_has_the_hash_declared_anew() -> None:
+    """A session that was lost after its declaration is replaced once; the hash that was taken serves again."""
+    machine = late(file_hash="h")
+    (declare,) = machine.requests(0)
+    machine.handle(Refused(declare, problem("session-expired", "")), 0)
+    (initiate,) = machine.requests(0)
+    machine.handle(Known(initiate, "incomplete", ((0, 100),), MIB, MIB), 0)
+    (send,) = machine.requests(0)
+    machine.handle(Stored(send, "incomplete", 1), 0)
+    (again,) = machine.requests(0)
+    assert isinstance(again, Declare) and again.session == 2
+
+
 class Against(RuleBasedStateMachine):
     """A server with a set of stored bytes, another client, and a network that loses requests, answers and both."""
 
     TOTAL = 40
+    LATE = False
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.machine = Machine(
-            self.TOTAL, Rules(chunk_size=7, parallel_chunks=3, attempts=5), lambda: 0.5, resuming=False
+            self.TOTAL,
+            Rules(chunk_size=7, parallel_chunks=3, attempts=5),
+            lambda: 0.5,
+            resuming=False,
+            late=self.LATE,
         )
+        self.declared = not self.LATE
         self.stored = RangeSet()
         self.session = 0
         self.open: list = []
@@ -287,7 +410,7 @@ class Against(RuleBasedStateMachine):
         self.machine.handle(event, self.now)
 
     def status(self) -> str:
-        return "complete" if self.stored.covers(0, self.TOTAL) else "incomplete"
+        return "complete" if self.declared and self.stored.covers(0, self.TOTAL) else "incomplete"
 
     def missing(self):
         return tuple(self.stored.missing(0, self.TOTAL))
@@ -311,7 +434,9 @@ class Against(RuleBasedStateMachine):
     def one_ends(self, data, fate: str) -> None:
         """One request under way comes to its end."""
         request = data.draw(st.sampled_from(self.open))
-        if fate == "lost":
+        if isinstance(request, TakeHash):
+            self.answer(Hashed(request, "h"))
+        elif fate == "lost":
             self.answer(Failed(request, network_error()))
         elif fate == "refused":
             self.answer(Refused(request, problem("internal", "")))
@@ -325,6 +450,10 @@ class Against(RuleBasedStateMachine):
                 self.answer(Known(request, self.status(), self.missing(), 10, 10))
         elif isinstance(request, AskStatus):
             self.answer(Known(request, self.status(), self.missing()))
+        elif isinstance(request, Declare):
+            self.declared = True
+            lost = fate == "answer lost"
+            self.answer(Failed(request, network_error()) if lost else Declared(request, self.status()))
         else:
             before = self.stored.total
             self.stored.add(*request.chunk)
@@ -345,14 +474,16 @@ class Against(RuleBasedStateMachine):
         """At most three chunks and one question are under way, and nothing twice at once."""
         sends = [each for each in self.open if isinstance(each, Send)]
         assert len(sends) <= 3
-        assert len(self.open) - len(sends) <= 1
+        hashing = sum(isinstance(each, TakeHash) for each in self.open)
+        assert hashing <= 1
+        assert len(self.open) - len(sends) - hashing <= 1
         assert RangeSet(each.chunk for each in sends).total == sum(s.chunk[1] - s.chunk[0] for s in sends)
 
     @invariant()
     def complete_only_when_all_is_there(self) -> None:
         """The machine never believes more than the server has."""
         if self.machine.phase is Phase.COMPLETE:
-            assert self.stored.covers(0, self.TOTAL)
+            assert self.stored.covers(0, self.TOTAL) and self.declared
         if self.session and self.machine.phase is Phase.SENDING:
             assert self.machine.stored_bytes <= self.stored.total
 
@@ -367,6 +498,11 @@ class Against(RuleBasedStateMachine):
                 if isinstance(request, Send):
                     self.stored.add(*request.chunk)
                     self.answer(Stored(request, self.status(), 1.0))
+                elif isinstance(request, TakeHash):
+                    self.answer(Hashed(request, "h"))
+                elif isinstance(request, Declare):
+                    self.declared = True
+                    self.answer(Declared(request, self.status()))
                 else:
                     self.session = request.session
                     self.answer(Known(request, self.status(), self.missing(), 10, 10))
@@ -375,3 +511,13 @@ class Against(RuleBasedStateMachine):
 
 TestAgainstAModel = Against.TestCase
 TestAgainstAModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class AgainstLate(Against):
+    """The same where the hash comes last."""
+
+    LATE = True
+
+
+TestLateAgainstAModel = AgainstLate.TestCase
+TestLateAgainstAModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
