@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.checkpoints import CHECKPOINTS
-from tests.faults import batch_scenarios, daemon_scenarios, server_scenarios
+from tests.faults import batch_scenarios, daemon_scenarios, late_scenarios, server_scenarios
 from tests.faults.scenarios import ARRIVALS, SCENARIOS
 
 # One for each place where a crash leaves something of its own kind behind.
@@ -42,6 +42,9 @@ SAMPLE = frozenset(
         "daemon.copy.named",
         "daemon.ending.answered",
         "upload.session.opened",
+        "upload.hash.followed",
+        "upload.version.unsteady",
+        "server.hash.recorded",
         "upload.chunk.stored",
         "upload.memory.committed",
     }
@@ -50,7 +53,7 @@ SAMPLE = frozenset(
 
 def test_every_checkpoint_has_its_scenario() -> None:
     """No checkpoint is left out, and no scenario leads to one that is not there."""
-    modules = (batch_scenarios, daemon_scenarios, server_scenarios)
+    modules = (batch_scenarios, daemon_scenarios, late_scenarios, server_scenarios)
     assert {module.__name__ for module in modules} == {each.__module__ for each in SCENARIOS.values()}
     assert set(SCENARIOS) == set(CHECKPOINTS)
     assert set(CHECKPOINTS) >= SAMPLE
