@@ -38,7 +38,14 @@ ACTS = {
     "drop_over": 4,
     "drop_grow": 4,
 }
-_SIZES = ((0, 0, 6), (1, 64 * KIB, 50), (64 * KIB, 3 * MIB, 30), (3 * MIB, 12 * MIB, 10), (12 * MIB, 36 * MIB, 2))
+_SIZES = (
+    (0, 0, 6),
+    (1, 64 * KIB, 50),
+    (64 * KIB, 3 * MIB, 30),
+    (3 * MIB, 8 * MIB, 6),
+    (8 * MIB, 12 * MIB, 8),  # from here on read once, where they hold still
+    (12 * MIB, 36 * MIB, 2),
+)
 _ANSWERS = (200, 408, 425, 429, 500, 502, 503, 504)
 
 Kind = Literal["kill", "term", "stop"]

@@ -76,7 +76,8 @@ class Stored:
         return True
 
     def _sessions(self) -> list[tuple[str, str, int]]:
-        question = "SELECT session_id, file_hash, total_bytes FROM session WHERE state = 'receiving'"
+        key = "coalesce(file_version, file_hash)"
+        question = f"SELECT session_id, {key}, total_bytes FROM session WHERE state = 'receiving'"
         path = f"file:{self._server.data}/catalog.sqlite3?mode=ro"
         with contextlib.closing(sqlite3.connect(path, uri=True, timeout=10)) as rows:
             return rows.execute(question).fetchall()

@@ -9,14 +9,19 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from chunkyd.clock import ManualClock
 from chunkyd.errors import ChunkyError, Interrupted, Problem, SourceChanged, Unreachable
+from chunkyd.protocol.messages import Initiate
+from chunkyd.upload import source, uploader
 from chunkyd.upload.sqlite_memory import SqliteMemory
+from chunkyd.upload.transport import Opened
 from chunkyd.upload.uploader import Result, Uploader
 from tests.chaos.in_process import TTL, URL, InProcessClient, InProcessServer
 from tests.chaos.ledger import Ledger, aside, hash_of
@@ -178,3 +183,19 @@ PROFILE = settings(
 def test_stack() -> None:
     """Whatever comes between the client library and a whole server, the invariants hold."""
     run_state_machine_as_test(Stack, settings=PROFILE)  # type: ignore[no-untyped-call]
+
+
+def test_stack_with_late_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where files of a chunk and more are read once, however often one of their size was sent before."""
+    named: set[bool] = set()
+    initiate = InProcessClient.initiate
+
+    def noted(client: InProcessClient, request: Initiate, *arguments: Any) -> Opened:
+        named.add(request.file_version is not None)
+        return initiate(client, request, *arguments)
+
+    monkeypatch.setattr(uploader, "LATE_BYTES", CHUNK - 1)
+    monkeypatch.setattr(source, "_STEADY_SECONDS", -1e12)  # the clock by hand knows nothing of the files' times
+    monkeypatch.setattr(InProcessClient, "initiate", noted)
+    run_state_machine_as_test(Stack, settings=PROFILE)  # type: ignore[no-untyped-call]
+    assert named == {False, True}
