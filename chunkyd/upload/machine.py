@@ -8,7 +8,8 @@ Rules:
   clients of one session meet once and not at every chunk, and in smaller pieces, because each refusal costs its bytes.
 - An unknown or expired session is replaced once; what belonged to the old one is recognised by its session number.
 - A late upload has its hash taken beside the chunks, and declares it to the server; whatever the server says before, it
-  is complete only when the server has said so of that hash.
+  is complete only when the server has said so of that hash. The session that replaces a lost one begins with the hash:
+  where another client has ended the lost one complete, no byte travels again.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Phase(Enum):
 class Machine:
     """One upload of one file version. `random` gives floats in [0, 1) for the jitter.
 
-    `late`: the session knows no hash before it is declared; `file_hash`: where it was taken before.
+    `late`: the first session knows no hash before it is declared; `file_hash`: where it was taken before.
     """
 
     def __init__(
@@ -218,6 +219,8 @@ class Machine:
             return []
         self._look_at_busy(now)
         if self._asking:
+            return []
+        if self.phase is Phase.NEW and self._renewed and self._hashing and self._file_hash is None:
             return []
         if self.phase is Phase.NEW:
             self._asking = True
@@ -334,7 +337,7 @@ class Machine:
     def _renew(self) -> None:
         """Open another session for the same version; answers for the old one are ignored from here on."""
         self._renewed = True
-        self._declared = not self._late
+        self._declared = True
         self.session += 1
         self.phase = Phase.NEW
         self._missing = RangeSet([(0, self.total)])

@@ -62,7 +62,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
     @property
     def named(self) -> str:
-        """What the session's requests carry."""
+        """What the first session's requests carry."""
         return self.version or self.file_hash or ""
 
 
@@ -125,6 +125,15 @@ class Run:
         """Whether there is one."""
         return bool(self._sessions)
 
+    @property
+    def named(self) -> str:
+        """What its requests carry."""
+        return self._named(max(self._sessions))
+
+    def _named(self, number: int) -> str:
+        """The first session of a late upload has no hash, and what replaces it has."""
+        return self._assignment.named if number == 1 else self.file_hash or ""
+
     def run(self) -> None:
         """Work until the server says complete; raises why it cannot."""
         source = self._assignment.source
@@ -164,7 +173,7 @@ class Run:
     def _let_hash_go_on(self, event: Event) -> None:
         if isinstance(event, Known):
             self._frontier.begin_all_but(event.missing)
-        if self._machine.stored_bytes == self._machine.total:
+        if self._machine.stored_bytes == self._machine.total or self._machine.session > 1:
             self._frontier.begin_all_but(())
 
     def _picture(self, now: float) -> Picture:
@@ -201,24 +210,26 @@ class Run:
         assignment, source = self._assignment, self._assignment.source
         source.check()
         self._drop_session(request.session - 1)
+        late = assignment.version is not None and request.session == 1
+        named = self._named(request.session)
         wanted = messages.Initiate(
-            "" if assignment.version is not None else assignment.named,
+            "" if late else named,
             source.size,
             assignment.key.path,
             source.fingerprint.mtime_ns,
             source.mode,
             *self._memory.origin(source.fingerprint),
-            file_version=assignment.version,
+            file_version=named if late else None,
         )
         reached("upload.session.opening")
         opened = self._open(wanted, request.session)
         reached("upload.session.opened")
-        session = Remembered(opened.session_id, assignment.named, source.identity(), source.size)
+        session = Remembered(opened.session_id, named, source.identity(), source.size)
         counting = self._remembered(session)
         reached("upload.session.remembered")
         self._sessions[request.session] = counting
         if counting != opened.session_id:  # another process was faster: share its session
-            self._end(opened.session_id)
+            self._end(opened.session_id, named)
             return self._ask(request)
         return Known(request, opened.status, opened.missing, opened.max_chunk_bytes, opened.chunk_bytes)
 
@@ -227,7 +238,7 @@ class Run:
         server's (our records were restored from a copy). This one is meant, and asks once more without either: first
         with a second key that a crash finds again, then with one of its own.
         """
-        own = _idempotency_key(self._assignment, number)
+        own = _idempotency_key(self._assignment, self._named(number), number)
         again = hashlib.sha256(own.encode("ascii")).hexdigest()[:32]
         free = replace(wanted, client=None, order=None)
         for request, key in ((wanted, own), (free, again)):
@@ -255,14 +266,14 @@ class Run:
             reached("upload.session.lost")
             self._memory.ended(self._assignment.key.url, session_id)
 
-    def _end(self, session_id: str) -> None:
-        self._client.end(session_id, self._assignment.named, self._switch)
+    def _end(self, session_id: str, named: str) -> None:
+        self._client.end(session_id, named, self._switch)
         self._memory.ended(self._assignment.key.url, session_id)
 
     def _ask(self, request: AskStatus | Request) -> Event:
         assignment = self._assignment
         session_id = self._sessions[request.session]
-        standing = self._client.status(session_id, assignment.named, assignment.source.size, self._switch)
+        standing = self._client.status(session_id, self._named(request.session), assignment.source.size, self._switch)
         return Known(request, standing.status, standing.missing)
 
     def _take_hash(self, request: TakeHash) -> Event:
@@ -276,13 +287,13 @@ class Run:
     def _declare(self, request: Declare) -> Event:
         self._assignment.source.check()
         session_id = self._sessions[request.session]
-        status = self._client.declare(session_id, self._assignment.named, request.file_hash, self._switch)
+        status = self._client.declare(session_id, self._named(request.session), request.file_hash, self._switch)
         reached("upload.hash.declared")
         return Declared(request, status)
 
     def _send(self, request: Send) -> Event:
         began = self._clock.monotonic()
-        assignment, source, chunk = self._assignment, self._assignment.source, request.chunk
+        source, chunk = self._assignment.source, request.chunk
         digest = source.crc32c(chunk, self._control.check)
         source.check()
         self._frontier.begin([chunk])
@@ -290,7 +301,13 @@ class Run:
         body = Body(source, chunk, self._limiter, self._control.check, lambda count: self._count(chunk, count))
         try:
             status = self._client.chunk(
-                self._sessions[request.session], assignment.named, chunk, source.size, digest, body, self._switch
+                self._sessions[request.session],
+                self._named(request.session),
+                chunk,
+                source.size,
+                digest,
+                body,
+                self._switch,
             )
         finally:
             with self._guard:
@@ -304,7 +321,7 @@ class Run:
             self._under_way[chunk] = self._under_way.get(chunk, 0) + count
 
 
-def _idempotency_key(assignment: Assignment, session: int) -> str:
+def _idempotency_key(assignment: Assignment, named: str, session: int) -> str:
     """The same in every run for the same version of the same file.
 
     After a crash between the server's answer and its being remembered, the same session is given again: with a new key
@@ -312,5 +329,5 @@ def _idempotency_key(assignment: Assignment, session: int) -> str:
     """
     key, found = assignment.key, assignment.source.identity()
     version = (found.inode, found.size, found.mtime_ns, found.ctime_ns)
-    what = (key.url, key.source, key.path, assignment.named, version, session)
+    what = (key.url, key.source, key.path, named, version, session)
     return hashlib.sha256(repr(what).encode("ascii", "backslashreplace")).hexdigest()[:32]

@@ -209,7 +209,7 @@ class Uploader:
         with self._client.ending(run.session_id):
             memory.completed(self._key)
             reached("upload.complete.recorded")
-            self._end(run.session_id, assignment.named, memory)
+            self._end(run.session_id, run.named, memory)
         return run
 
     def _let_go(self, assignment: Assignment, run: Run, memory: Memory) -> None:
@@ -221,7 +221,7 @@ class Uploader:
         memory.forget(self._key, run.session_id)
         with self._client.ending(run.session_id) as mine:
             if mine:
-                self._end(run.session_id, assignment.named, memory)
+                self._end(run.session_id, run.named, memory)
 
     # The file's hash
 

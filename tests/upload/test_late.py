@@ -249,6 +249,26 @@ def test_a_version_that_changed_while_nobody_looked(proxy: FaultProxy, uploader,
     assert memory.endings(proxy.url) == []
 
 
+@pytest.mark.parametrize(("path", "number"), [(CHUNK, 3), (PATH_DECLARE, 1), ("/uploadStatus", 1)])
+def test_a_session_that_is_lost(proxy: FaultProxy, uploader, file: Path, arrived: Path, path: str, number: int) -> None:
+    """The server knows it no longer: the hash is taken to its end, and the session that replaces it has it."""
+    faults = [once(path, refusal("invalid-session-id"), number), once(CHUNK, Cut(5), 2)]
+    proxy.plan = lambda seen: faults[0](seen) or (faults[1](seen) if path == "/uploadStatus" else None)
+    result = uploader(proxy.url, file, chunk_size=MIB, parallel_chunks=2).upload()
+    assert result.file_hash == sha256(arrived) == sha256(file)
+    assert began_with(proxy) == [True, False]
+    assert (
+        len(
+            {
+                seen.headers["chunky-session"]
+                for seen in proxy.requests
+                if seen.path == CHUNK and seen.method != "OPTIONS"
+            }
+        )
+        == 2
+    )
+
+
 def append(file: Path) -> None:
     with file.open("ab") as writing:  # waits until the reader has given its lease up
         writing.write(b"more")

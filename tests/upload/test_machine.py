@@ -370,17 +370,29 @@ def test_a_declaration_that_finds_bytes_missing() -> None:
     assert [each.chunk for each in machine.requests(1000)] == [(40, 50)]
 
 
-def test_a_new_session_has_the_hash_declared_anew() -> None:
-    """A session that was lost after its declaration is replaced once; the hash that was taken serves again."""
+def test_a_session_that_was_lost_is_replaced_by_one_with_the_hash() -> None:
+    """It may have been lost because another client saw it complete: the hash is waited for, and then says so."""
+    machine = Machine(100, Rules(), lambda: 0.5, resuming=True, late=True)
+    hashing, ask = machine.requests(0)
+    machine.handle(Refused(ask, problem("invalid-session-id", "")), 0)
+    assert machine.requests(1000) == []
+    machine.handle(Hashed(hashing, "h"), 1000)
+    (initiate,) = machine.requests(1000)
+    assert isinstance(initiate, Initiate) and initiate.session == 2
+    machine.handle(Known(initiate, "complete", ()), 1000)
+    assert machine.phase is Phase.COMPLETE
+
+
+def test_a_session_lost_after_its_declaration_needs_no_other() -> None:
+    """What replaces it has begun with the hash, and is complete by its last chunk."""
     machine = late(file_hash="h")
     (declare,) = machine.requests(0)
     machine.handle(Refused(declare, problem("session-expired", "")), 0)
     (initiate,) = machine.requests(0)
     machine.handle(Known(initiate, "incomplete", ((0, 100),), MIB, MIB), 0)
     (send,) = machine.requests(0)
-    machine.handle(Stored(send, "incomplete", 1), 0)
-    (again,) = machine.requests(0)
-    assert isinstance(again, Declare) and again.session == 2
+    machine.handle(Stored(send, "complete", 1), 0)
+    assert machine.phase is Phase.COMPLETE
 
 
 class Against(RuleBasedStateMachine):
