@@ -184,6 +184,7 @@ class Runner:
             progress=lambda picture: self._note(live, picture),
             client=client,
             clock=self._clock,
+            since_set=self._since_set,
             stop=live.stop,
             expected=job.fingerprint,
             root=self._folders.root(job.folder),

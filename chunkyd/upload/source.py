@@ -133,17 +133,16 @@ class Source:
                 fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         raise SourceChanged(f"{self._name} is being opened for writing")
 
-    def holds_still(self, now: float) -> bool:
+    def holds_still(self, now: float, clock_told: float) -> bool:
         """Whether nothing can change unseen, so that one reading is enough: a lease is held, or the last change is old.
 
-        `now`: wall time. Where inodes are not stable, ctime says too little for the latter.
+        `now`: wall time; `clock_told`: the seconds since the clock was set, because times before mean nothing. Where
+        inodes are not stable, ctime says too little.
         """
         if self._leased:
             return True
-        return (
-            self._stable_inodes
-            and now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9 > _STEADY_SECONDS
-        )
+        quiet = min(now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9, clock_told)
+        return self._stable_inodes and quiet > _STEADY_SECONDS
 
     def check(self) -> None:
         """Raise SourceChanged or SourceGone unless the open file is still the version it was and the path exists."""

@@ -19,7 +19,7 @@ from typing import Literal, cast
 import msgspec
 
 from chunkyd.checkpoints import reached
-from chunkyd.clock import Clock, SystemClock
+from chunkyd.clock import Clock, SinceSet, SystemClock
 from chunkyd.errors import ChunkyError, NetworkError, NotChunky, Problem, SourceChanged, UsageError
 from chunkyd.files import Fingerprint, absolute
 from chunkyd.protocol.late_hash import EXTENSION, is_file_version
@@ -62,8 +62,9 @@ class Uploader:
 
     `name`: the published path, by default the file's base name. `state`: the file of the session memory, by default
     one in the user's state folder; `memory` takes its place. `expected`: the version to send; another one raises
-    SourceChanged. `root`: a folder above the path (both absolute); no link below it is followed. `client`: a shared
-    one; it brings URL, token and the like. Sizes in bytes, times in seconds.
+    SourceChanged. `since_set`: one that has watched the clock for longer. `root`: a folder above the path (both
+    absolute); no link below it is followed. `client`: a shared one; it brings URL, token and the like. Sizes in bytes,
+    times in seconds.
     """
 
     def __init__(
@@ -89,11 +90,13 @@ class Uploader:
         allow_plain: bool = False,
         client: Client | None = None,
         clock: Clock | None = None,
+        since_set: SinceSet | None = None,
         stop: threading.Event | None = None,
         expected: Fingerprint | None = None,
         root: bytes | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
+        self._since_set = since_set or SinceSet(self._clock)
         self._path = absolute(os.fsencode(path)) if root is None else os.fsencode(path)
         self._root = root
         self._own_client = client is None
@@ -233,7 +236,7 @@ class Uploader:
         version = version_name(self._key, identity)
         if remembered is not None and remembered.file_hash == version:
             if self._client.offers(EXTENSION, self._control.fresh_switch()):
-                if file_hash is None and not source.holds_still(self._clock.wall()):
+                if file_hash is None and not self._holds_still(source):
                     file_hash = self._take_hash(source, identity, memory)
                 return Assignment(self._key, source, file_hash, self._rules, version)
         elif file_hash is None and self._may_be_read_once(source, memory):
@@ -243,10 +246,13 @@ class Uploader:
     def _may_be_read_once(self, source: Source, memory: Memory) -> bool:
         return (
             source.size > LATE_BYTES
-            and source.holds_still(self._clock.wall())
+            and self._holds_still(source)
             and not memory.hash_first(self._key, source.size)
             and self._client.offers(EXTENSION, self._control.fresh_switch())
         )
+
+    def _holds_still(self, source: Source) -> bool:
+        return source.holds_still(self._clock.wall(), self._since_set.seconds())
 
     def _known_hash(
         self, source: Source, identity: Fingerprint, remembered: Remembered | None, memory: Memory

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkyd.clock import ManualClock, SinceSet
 from chunkyd.errors import Interrupted, NotChunky, Problem, SourceChanged
 from chunkyd.files import fingerprint
 from chunkyd.protocol.late_hash import PATH_DECLARE, is_file_version
@@ -149,6 +150,20 @@ def test_an_old_file_needs_no_lease(proxy: FaultProxy, uploader, file: Path, arr
     file.write_bytes(os.urandom(SIZE + 1))
     assert uploader(proxy.url, file).upload().file_hash == sha256(arrived)
     assert began_with(proxy) == [False, True]
+
+
+def test_old_by_a_clock_that_was_set(proxy: FaultProxy, uploader, file: Path, arrived: Path, monkeypatch) -> None:
+    """A file of a moment ago looks old to a clock that was set forward: for a minute no age is believed."""
+    monkeypatch.setattr(source, "_leases", threading.Event())
+    clock = ManualClock(wall=file.stat().st_mtime)
+    since_set = SinceSet(clock)
+    clock.step_wall(86400)
+    uploader(proxy.url, file, clock=clock, since_set=since_set).upload()
+    clock.advance(61)
+    file.write_bytes(os.urandom(SIZE + 1))
+    uploader(proxy.url, file, clock=clock, since_set=since_set).upload()
+    assert began_with(proxy) == [False, True]
+    assert sha256(arrived) == sha256(file)
 
 
 def test_files_that_are_hashed_first(proxy: FaultProxy, uploader, file: Path, tmp_path: Path) -> None:
