@@ -66,7 +66,6 @@ class Arriving:
         self._paths: set[bytes] = set()
         self._gathered: list[bytes] = []
         self._new: list[tuple[BatchFile, NewFile]] = []
-        self.gathered_bytes = 0
         self.length = length
         self.received = 0
         self.files: list[BatchFile] = []
@@ -74,7 +73,6 @@ class Arriving:
     def take(self, piece: bytes) -> None:
         """See `Sink`."""
         self.received += len(piece)
-        self.gathered_bytes += len(piece)
         if self.received > self.length:
             raise BodyCut
         self._gathered.append(piece)
@@ -85,7 +83,6 @@ class Arriving:
             self._checker.update(piece)
         data = b"".join(self._gathered)
         self._gathered.clear()
-        self.gathered_bytes = 0
         try:
             for entry in self._parser.feed(data):
                 self._arrive(entry)

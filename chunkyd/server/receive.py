@@ -2,7 +2,8 @@
 
 - Nothing is read before the head was judged, and nothing is written but the bytes the chunk has claimed.
 - Pieces are gathered, so that a write is worth a thread, but never much: the allowance is shared by all bodies, and
-  a thousand clients trickling a chunk each hold no more memory than a few fast ones.
+  a thousand clients trickling a chunk each hold no more memory than a few fast ones. What some hold, who have stalled
+  since, the others have less: they write piece by piece.
 - A body on which nothing moves for 30 s is dropped; so is, at once, every body still open when the server stops.
 """
 
@@ -40,11 +41,12 @@ class Bodies:
         self._stall_seconds = stall_seconds
         self._open: set[_Patience] = set()
         self._stopping = False
+        self.gathered = 0  # bytes, by all of them
 
-    @property
-    def allowance(self) -> int:
-        """How many bytes one body may gather before it writes them."""
-        return max(GATHER_LEAST, min(GATHER_MOST, GATHER_ALL // max(1, len(self._open))))
+    def is_enough(self, gathered: int) -> bool:
+        """Whether a body that has gathered so many bytes is to write them."""
+        allowance = max(GATHER_LEAST, min(GATHER_MOST, GATHER_ALL // max(1, len(self._open))))
+        return gathered >= allowance or self.gathered >= GATHER_ALL
 
     def stop(self) -> None:
         """Drop every body that waits for a piece, and every other at its next wait."""
@@ -126,8 +128,6 @@ class _Patience:
 class Sink(Protocol):
     """Where a body goes. `take` belongs to the event loop, `write` to a thread; they take turns."""
 
-    gathered_bytes: int  # taken, but not yet written
-
     def take(self, piece: bytes) -> None:
         """The next bytes of the body; BodyCut where nobody wants them."""
         ...
@@ -162,14 +162,22 @@ class Receiver:
         """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early or too late."""
         async with self._bodies.entered() as patience:
             patience.wait()
-            async for piece in pieces:
-                sink.take(piece)
-                if sink.gathered_bytes >= self._bodies.allowance:
-                    patience.work()
-                    await self._threads.write(sink.write)
-                patience.wait()
-            patience.work()
-            await self._threads.write(sink.write)
+            gathered = 0
+            try:
+                async for piece in pieces:
+                    sink.take(piece)
+                    gathered += len(piece)
+                    self._bodies.gathered += len(piece)
+                    if self._bodies.is_enough(gathered):
+                        patience.work()
+                        await self._threads.write(sink.write)
+                        self._bodies.gathered -= gathered
+                        gathered = 0
+                    patience.wait()
+                patience.work()
+                await self._threads.write(sink.write)
+            finally:
+                self._bodies.gathered -= gathered
 
 
 class _Writing:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkyd.protocol.digests import Checker
 from chunkyd.protocol.ranges import RangeSet
-from chunkyd.server.receive import Bodies, Receiver
+from chunkyd.server.receive import GATHER_ALL, Bodies, Receiver
 from chunkyd.server.session import Claim, LiveSession
 from chunkyd.server.threads import Threads
 from chunkyd.storage.base import Partial
@@ -71,3 +71,52 @@ def test_only_what_is_claimed_is_written(ranges: list[tuple[int, int]], cuts: li
     for start, stop in own:
         expected[start:stop] = BODY[start - BEGIN : stop - BEGIN]
     assert content == expected
+
+
+class _Holding:
+    """A sink that only counts what it holds."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def take(self, piece: bytes) -> None:
+        self.held += len(piece)
+
+    def write(self) -> None:
+        self.held = 0
+
+
+def test_bodies_that_stall_hold_no_more_together_than_all_may() -> None:
+    """However many they are, and however much each was allowed when it began."""
+    piece, most, many = bytes(64 << 10), 15, 200
+    sinks = [_Holding() for _ in range(many)]
+
+    async def scenario() -> None:
+        threads, bodies = Threads(), Bodies()
+        receiver, over = Receiver(bodies, threads), asyncio.Event()
+        stalled = 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal stalled
+            for _ in range(most):
+                yield piece
+            stalled += 1
+            await over.wait()
+
+        try:
+            tasks = []
+            async with asyncio.timeout(30):
+                for number, sink in enumerate(sinks):  # the first ones were allowed the most
+                    tasks.append(asyncio.create_task(receiver.pour(body(), sink)))
+                    while stalled <= number:
+                        await asyncio.sleep(0)
+            held = sum(sink.held for sink in sinks)
+            assert held == bodies.gathered
+            assert 0 < held <= GATHER_ALL
+            over.set()
+            await asyncio.gather(*tasks)
+            assert bodies.gathered == sum(sink.held for sink in sinks) == 0
+        finally:
+            threads.close()
+
+    asyncio.run(scenario())
