@@ -25,6 +25,7 @@ _SETATTR = struct.Struct("<IIQQQQQQIIIIIIII")
 _STATFS = struct.Struct("<QQQQQIIII24x")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHII24x")
 _ASYNC_READ, _BIG_WRITES, _MAX_PAGES = 1, 1 << 5, 1 << 22
+UNCACHED = 1  # of an open file: every read asks the file system (FOPEN_DIRECT_IO)
 _SECONDS = 3600  # names and attributes change through the kernel only
 _NS = 10**9
 
@@ -40,7 +41,7 @@ class Operations(Protocol):
     def rmdir(self, folder: int, name: bytes) -> None: ...
     def rename(self, folder: int, name: bytes, other: int, new: bytes, flags: int) -> None: ...
     def link(self, number: int, folder: int, name: bytes) -> Inode: ...
-    def open(self, number: int) -> None: ...
+    def open(self, number: int) -> int: ...
     def release(self, number: int) -> None: ...
     def read(self, number: int, offset: int, size: int) -> bytes: ...
     def write(self, number: int, offset: int, content: memoryview) -> int: ...
@@ -172,14 +173,12 @@ class Connection:
         return _entry(self._do.link(struct.unpack_from("<Q", body)[0], node, _names(body[8:])[0]))
 
     def _open(self, node: int, _: memoryview, __: object) -> bytes:
-        self._do.open(node)
-        return struct.pack("<QII", node, 0, 0)
+        return struct.pack("<QII", node, self._do.open(node), 0)
 
     def _create(self, node: int, body: memoryview, owner: tuple[int, int]) -> bytes:
         _, mode = struct.unpack_from("<II", body)
         inode = self._do.make(node, _names(body[16:])[0], stat.S_IFREG | mode & 0o7777, owner)
-        self._do.open(inode.number)
-        return _entry(inode) + struct.pack("<QII", inode.number, 0, 0)
+        return _entry(inode) + struct.pack("<QII", inode.number, self._do.open(inode.number), 0)
 
     def _release(self, node: int, _: memoryview, __: object) -> None:
         self._do.release(node)

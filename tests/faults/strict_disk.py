@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.fuse import Connection, mounted
+from tests.faults.fuse import UNCACHED, Connection, mounted
 from tests.faults.strict_model import Change, Disk, Inode
 
 _NO_REPLACE, _EXCHANGE = 1, 2
@@ -45,6 +45,7 @@ class Files:
         self.size: int | None = None
         self.full = errno.ENOSPC
         self.rules: list[dict[str, Any]] = []
+        self.open_flags = 0
 
     def _met(self, what: str, path: bytes, *, change: bool = True) -> None:
         if change:
@@ -135,8 +136,9 @@ class Files:
         self.disk.enter(above, name, inode)
         return inode
 
-    def open(self, number: int) -> None:
+    def open(self, number: int) -> int:
         self._met_at("open", number, change=False).opened += 1
+        return self.open_flags
 
     def release(self, number: int) -> None:
         with contextlib.suppress(OSError):
@@ -238,6 +240,8 @@ class Machine:
             files.rules.append(how)
         elif do == "mend":
             files.rules, files.size = [], None
+        elif do == "uncached":
+            files.open_flags = UNCACHED
         return {"off": self._connection is None, "changes": files.changes, "used": files.disk.used()}
 
     def _say(self, what: dict[str, Any]) -> None:
@@ -326,6 +330,10 @@ class StrictDisk:
     def read_only(self) -> None:
         """Nothing can be changed any more."""
         self.fail("attributes make unlink rmdir rename link write sync allocate", errno.EROFS)
+
+    def uncached(self) -> None:
+        """Whoever opens a file from now on reads it from the disk each time, as one too big for any memory is read."""
+        self._tell("uncached")
 
     def mend(self) -> None:
         """Nothing fails any more, and there is room."""

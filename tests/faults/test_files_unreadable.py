@@ -152,3 +152,42 @@ def test_read_errors(tmp_path: Path) -> None:
         for path in there.iterdir():
             assert path.read_bytes() == (disk.path / path.name).read_bytes()
         stage.server_at_rest()
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        "upload.chunk.stored:2",
+        pytest.param("upload.chunk.sending:3", marks=pytest.mark.long),  # its digest is taken: the body ends too soon
+        pytest.param("upload.session.remembered", marks=pytest.mark.long),
+    ],
+)
+def test_read_errors_that_begin_in_the_middle(tmp_path: Path, phase: str) -> None:
+    """A disk that fails when a file is half sent: said, nothing is published; mended, only what is missing is sent."""
+    folder = {"path": str(tmp_path / "disk"), "name": "outbox", "settle": "1s"}
+    with strict_disk(tmp_path / "disk") as disk, Stage(tmp_path, box=folder) as stage:
+        stage.box.rmdir()
+        stage.box = disk.path
+        disk.uncached()
+        on_disk(stage, "film.mov", FILE)
+        on_disk(stage, "good", 100)
+        stage.start_server()
+        stage.daemon.arm(f"{phase}=stop")
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        disk.fail("read", errno.EIO, "film.mov")
+        stage.daemon.go_on()
+        stage.daemon.wait_ready()
+        wait_told(stage, "film.mov", "Input/output error")
+        wait_until("the other arrives", lambda: b"good" in stage.published(), 30, stage.daemon.text)
+        assert set(troubles(stage)) <= {("film.mov", "waiting", None), ("film.mov", "paused", "source")}
+        assert stage.published().keys() == {b"good"}
+        assert "Traceback" not in stage.daemon.text() + stage.server.text()
+        disk.mend()
+        stage.at_rest()
+
+
+def on_disk(stage: Stage, name: str, size: int) -> None:
+    """A file of random bytes in the watched folder, whatever disk that is on."""
+    (stage.box / name).write_bytes(os.urandom(size))
+    stage.to_send += size
