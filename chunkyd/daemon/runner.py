@@ -43,6 +43,7 @@ from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.progress import Progress
 from chunkyd.upload.together import MOST_FILES, Small, Together
 from chunkyd.upload.uploader import Result, Uploader
+from chunkyd.watch.roots import file_system
 
 _LOG = logging.getLogger("chunkyd.daemon")
 _RECORD_SECONDS = 2.0  # how often progress is written down: a crash costs no byte by it, the server knows better
@@ -276,19 +277,22 @@ class Runner:
         """The version at the source's path; None where the watcher must find out.
 
         One that has not settled is left to the watcher, which has heard of it too: taken up at once, a file that is
-        being written would be read, given up and taken up again as fast as the disk turns.
+        being written would be read, given up and taken up again as fast as the disk turns. So is one whose times prove
+        nothing (FAT, a network): read before they could show a further change, it would never be read again.
         """
         folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         try:
             status = lstat_below(root, job.path) if root is not None else None
         except OSError:
             return None
-        if folder is None or status is None or not is_regular(status):
+        if folder is None or root is None or status is None or not is_regular(status):
             return None
         found = fingerprint(status)
-        quiet = min(self._clock.wall() - found.ctime_ns / 1e9, self._since_set.seconds())
-        settled = quiet >= folder.settle
-        return found if settled or same_version(found, job.fingerprint) else None
+        if same_version(found, job.fingerprint):
+            return found
+        system = file_system(os.path.join(root, job.path))
+        quiet = min(system.quiet(found, self._clock.wall()), self._since_set.seconds())
+        return found if system.trusted_times and quiet >= folder.settle else None
 
 
 def _arrival(job: Job, result: Result) -> str:

@@ -37,7 +37,7 @@ from chunkyd.upload.sqlite_memory import SqliteMemory
 from chunkyd.upload.transport import Client
 
 _REMEMBERED_HASH_BYTES = 4 * 1024 * 1024  # a smaller file is hashed again faster than its hash is written down
-_SETTLED_SECONDS = 1.0  # a file written just now can change again without its times showing it: they are that coarse
+_SETTLED_SECONDS = 2.0  # a file written just now can change again without its times showing it: FAT's are that coarse
 _REPORT_SECONDS = 0.1
 
 

@@ -26,7 +26,7 @@ _STATFS = struct.Struct("<QQQQQIIII24x")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHII24x")
 _ASYNC_READ, _BIG_WRITES, _MAX_PAGES = 1, 1 << 5, 1 << 22
 UNCACHED = 1  # of an open file: every read asks the file system (FOPEN_DIRECT_IO)
-_SECONDS = 3600  # names and attributes change through the kernel only
+REMEMBERED = 3600  # seconds, for names and attributes that change through the kernel only
 _NS = 10**9
 
 
@@ -86,6 +86,7 @@ class Connection:
         self._buffer = bytearray(MAX_WRITE + 8192)
         self._listings: dict[int, list[tuple[bytes, int, int]]] = {}
         self._next_handle = 0
+        self.remembered = REMEMBERED  # for how many seconds the kernel may answer from memory
 
     def serve(self) -> bool:
         """One request; False where the mount is gone."""
@@ -115,16 +116,22 @@ class Connection:
             if failed.errno not in (errno.ENOENT, errno.ENODEV):  # whoever asked was killed; or unmounted
                 raise
 
+    def _entry(self, inode: Inode) -> bytes:
+        return struct.pack("<QQQQII", inode.number, 0, self.remembered, self.remembered, 0, 0) + _packed(inode)
+
+    def _with_attributes(self, inode: Inode) -> bytes:
+        return struct.pack("<QII", self.remembered, 0, 0) + _packed(inode)
+
     def _init(self, _: int, body: memoryview, __: object) -> bytes:
         readahead = struct.unpack_from("<IIII", body)[2]
         flags = _ASYNC_READ | _BIG_WRITES | _MAX_PAGES
         return _INIT_OUT.pack(7, 31, readahead, flags, 64, 48, MAX_WRITE, 1, MAX_WRITE // 4096, 0, 0, 0)
 
     def _lookup(self, node: int, body: memoryview, _: object) -> bytes:
-        return _entry(self._do.lookup(node, _names(body)[0]))
+        return self._entry(self._do.lookup(node, _names(body)[0]))
 
     def _getattr(self, node: int, _: memoryview, __: object) -> bytes:
-        return _with_attributes(self._do.inode(node))
+        return self._with_attributes(self._do.inode(node))
 
     def _setattr(self, node: int, body: memoryview, _: object) -> bytes:
         valid, _, _, size, _, atime, mtime, _, ans, mns, _, mode, _, uid, gid, _ = _SETATTR.unpack_from(body)
@@ -137,22 +144,22 @@ class Connection:
         for bit, name in ((128, "accessed"), (256, "modified")):
             if valid & bit:
                 wanted[name] = -1  # now
-        return _with_attributes(self._do.set_attributes(node, wanted))
+        return self._with_attributes(self._do.set_attributes(node, wanted))
 
     def _readlink(self, node: int, _: memoryview, __: object) -> bytes:
         return self._do.inode(node).attributes.target
 
     def _symlink(self, node: int, body: memoryview, owner: tuple[int, int]) -> bytes:
         name, target = _names(body)
-        return _entry(self._do.make(node, name, stat.S_IFLNK | 0o777, owner, target))
+        return self._entry(self._do.make(node, name, stat.S_IFLNK | 0o777, owner, target))
 
     def _mknod(self, node: int, body: memoryview, owner: tuple[int, int]) -> bytes:
         (mode,) = struct.unpack_from("<I", body)
-        return _entry(self._do.make(node, _names(body[16:])[0], mode, owner))
+        return self._entry(self._do.make(node, _names(body[16:])[0], mode, owner))
 
     def _mkdir(self, node: int, body: memoryview, owner: tuple[int, int]) -> bytes:
         (mode,) = struct.unpack_from("<I", body)
-        return _entry(self._do.make(node, _names(body[8:])[0], stat.S_IFDIR | mode & 0o7777, owner))
+        return self._entry(self._do.make(node, _names(body[8:])[0], stat.S_IFDIR | mode & 0o7777, owner))
 
     def _unlink(self, node: int, body: memoryview, _: object) -> None:
         self._do.unlink(node, _names(body)[0])
@@ -170,7 +177,7 @@ class Connection:
         self._do.rename(node, name, other, new, flags)
 
     def _link(self, node: int, body: memoryview, _: object) -> bytes:
-        return _entry(self._do.link(struct.unpack_from("<Q", body)[0], node, _names(body[8:])[0]))
+        return self._entry(self._do.link(struct.unpack_from("<Q", body)[0], node, _names(body[8:])[0]))
 
     def _open(self, node: int, _: memoryview, __: object) -> bytes:
         return struct.pack("<QII", node, self._do.open(node), 0)
@@ -178,7 +185,7 @@ class Connection:
     def _create(self, node: int, body: memoryview, owner: tuple[int, int]) -> bytes:
         _, mode = struct.unpack_from("<II", body)
         inode = self._do.make(node, _names(body[16:])[0], stat.S_IFREG | mode & 0o7777, owner)
-        return _entry(inode) + struct.pack("<QII", inode.number, self._do.open(inode.number), 0)
+        return self._entry(inode) + struct.pack("<QII", inode.number, self._do.open(inode.number), 0)
 
     def _release(self, node: int, _: memoryview, __: object) -> None:
         self._do.release(node)
@@ -281,11 +288,3 @@ def _packed(inode: Inode) -> bytes:
     return _ATTRIBUTES.pack(
         inode.number, size, blocks, *seconds, *rest, has.mode, inode.links, has.uid, has.gid, 0, 4096, 0
     )
-
-
-def _entry(inode: Inode) -> bytes:
-    return struct.pack("<QQQQII", inode.number, 0, _SECONDS, _SECONDS, 0, 0) + _packed(inode)
-
-
-def _with_attributes(inode: Inode) -> bytes:
-    return struct.pack("<QII", _SECONDS, 0, 0) + _packed(inode)

@@ -14,6 +14,7 @@ import fnmatch
 import json
 import os
 import select
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,7 +91,9 @@ class Files:
             inode.resize(size)
             inode.touch()
         for name, value in wanted.items():
-            setattr(inode.attributes, name, inode.attributes.changed if value == -1 else value)
+            moment = name in ("accessed", "modified")
+            found = inode.attributes.changed if value == -1 else value
+            setattr(inode.attributes, name, found // inode.grain * inode.grain if moment else found)
         return inode
 
     def make(self, folder: int, name: bytes, mode: int, owner: tuple[int, int], target: bytes = b"") -> Inode:
@@ -170,6 +173,21 @@ class Files:
             inode.resize(offset + length)
             inode.touch()
 
+    def put(self, path: bytes, content: bytes) -> None:
+        """A file with this content, written in place where there is one; nobody who looks is told."""
+        folder, name = os.path.split(path)
+        above = self.disk.find(folder)
+        number = above.entries.get(name)
+        inode = self.make(above.number, name, stat.S_IFREG | 0o644, (0, 0)) if number is None else self.inode(number)
+        inode.resize(0)
+        inode.write(0, content)
+        inode.touch()
+
+    def move(self, path: bytes, new: bytes) -> None:
+        """Renamed, over whatever has the new name; nobody who looks is told."""
+        (folder, name), (other, after) = os.path.split(path), os.path.split(new)
+        self.rename(self.disk.find(folder).number, name, self.disk.find(other).number, after, 0)
+
     def _room_for(self, more: int) -> None:
         if self.size is not None and more > 0 and self.disk.used() + more > self.size:
             raise OSError(self.full, "room")
@@ -242,6 +260,14 @@ class Machine:
             files.rules, files.size = [], None
         elif do == "uncached":
             files.open_flags = UNCACHED
+        elif do == "remote":
+            files.open_flags, files.disk.grain = UNCACHED, how["grain"]
+            assert self._connection is not None
+            self._connection.remembered = 0
+        elif do == "put":
+            files.put(os.fsencode(how["path"]), bytes.fromhex(how["content"]))
+        elif do == "move":
+            files.move(os.fsencode(how["path"]), os.fsencode(how["new"]))
         return {"off": self._connection is None, "changes": files.changes, "used": files.disk.used()}
 
     def _say(self, what: dict[str, Any]) -> None:
@@ -334,6 +360,21 @@ class StrictDisk:
     def uncached(self) -> None:
         """Whoever opens a file from now on reads it from the disk each time, as one too big for any memory is read."""
         self._tell("uncached")
+
+    def remote(self, grain: int) -> None:
+        """As one that others write to, of whom no event tells (`put`, `move`); file times are so many ns apart.
+
+        To be said before anything is on it.
+        """
+        self._tell("remote", grain=grain)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Somebody else writes a file, in place where there is one."""
+        self._tell("put", path=path, content=content.hex())
+
+    def move(self, path: str, new: str) -> None:
+        """Somebody else renames a file, over another if need be."""
+        self._tell("move", path=path, new=new)
 
     def mend(self) -> None:
         """Nothing fails any more, and there is room."""

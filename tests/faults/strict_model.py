@@ -51,6 +51,7 @@ class Inode:
     links: int = 0
     opened: int = 0
     place: tuple[int, bytes] = (ROOT, b"")  # folder and name it was given last
+    grain: int = 1  # nanoseconds between two times it can have
 
     @property
     def is_folder(self) -> bool:
@@ -59,7 +60,8 @@ class Inode:
 
     def touch(self, *, modified: bool = True) -> None:
         """A change happens now."""
-        self.attributes.changed = time.time_ns()
+        now = time.time_ns()
+        self.attributes.changed = now - now % self.grain
         if modified:
             self.attributes.modified = self.attributes.changed
 
@@ -140,14 +142,15 @@ class Disk:
         self._durable: dict[int, dict[bytes, int]] = {ROOT: {}}
         self._pending: list[Change] = []
         self._next = ROOT
+        self.grain = 1  # of the times of inodes made from now on
         self.chance = random.Random(seed)
 
     def make(self, mode: int, uid: int, gid: int, target: bytes = b"") -> Inode:
         """A new inode, without a name."""
         self._next += 1
-        now = time.time_ns()
+        now = time.time_ns() // self.grain * self.grain
         attributes = Attributes(mode, uid, gid, now, now, now, target)
-        inode = Inode(self._next, attributes, attributes.copy())
+        inode = Inode(self._next, attributes, attributes.copy(), grain=self.grain)
         self.inodes[inode.number] = inode
         if inode.is_folder:
             self._durable[inode.number] = {}
@@ -238,6 +241,13 @@ class Disk:
                     ahead.append(below)
         self.inodes = {number: inode for number, inode in self.inodes.items() if number in reached}
         self._durable = {number: entries for number, entries in self._durable.items() if number in reached}
+
+    def find(self, path: bytes) -> Inode:
+        """What a path from the root names."""
+        inode = self.inodes[ROOT]
+        for part in path.split(b"/") if path else ():
+            inode = self.inodes[inode.entries[part]]
+        return inode
 
     def path(self, inode: Inode) -> bytes:
         """The name it was given last, from the root."""

@@ -175,3 +175,20 @@ def test_a_replayed_file(writes: list[float], hints: list[float], trusted: bool)
                 assert deadline - latest >= SETTLE - 1e-6
                 assert deadline <= max(last, latest) + 2 * SETTLE + LONGEST_PAUSE
                 return
+
+
+@given(
+    edits=st.lists(st.integers(0, 20), min_size=1, max_size=8),
+    pauses=st.lists(st.integers(1, 4), min_size=1, max_size=20),
+)
+def test_what_is_ready_can_no_longer_change_unseen(edits: list[int], pauses: list[int]) -> None:
+    """A settle time as long as the grain of the times: any edit after a file is ready gives it another time."""
+    grain, now = 4, 0
+    settling = Settling(grain, stable_inodes=False)
+    for pause in pauses:
+        now += pause
+        before = [edit for edit in edits if edit <= now]
+        if before:
+            modified = max(before) // grain * grain
+            if settling.saw(b"a", Fingerprint(1, 2, 3, modified, modified), now):
+                assert now // grain * grain > modified

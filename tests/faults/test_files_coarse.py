@@ -1,0 +1,123 @@
+"""A watched folder whose times lie two seconds apart, as on FAT, written to by others without any event, as on NFS.
+
+There only size and mtime tell versions apart. A change that keeps the size, within the two seconds of the one before,
+cannot be seen by any look: so nothing is read before they are over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chunkyd.control.client import ControlClient
+from tests.e2e.programs import run, sha256, wait_until
+from tests.faults.stage import FILE, MIB, Stage
+from tests.faults.strict_disk import StrictDisk, strict_disk
+
+GRAIN = 2 * 10**9
+BIG = MIB + 1  # one that does not travel with others
+SMALL = 1000
+
+
+@contextlib.contextmanager
+def far_folder(folder: Path) -> Iterator[tuple[Stage, StrictDisk]]:
+    """A polled folder on such a disk, with a settle time that is much too short for it."""
+    box = {"path": str(folder / "disk"), "name": "outbox", "poll": True, "settle": "300ms"}
+    server = {"existing": "replace"}
+    with strict_disk(folder / "disk") as disk, Stage(folder, box=box, server=server) as stage:
+        disk.remote(GRAIN)
+        stage.box.rmdir()
+        stage.box = disk.path
+        yield stage, disk
+
+
+def put(stage: Stage, disk: StrictDisk, name: str, size: int) -> None:
+    """Somebody else writes this file, with new content."""
+    disk.put(name, os.urandom(size))
+    stage.to_send += size
+
+
+def wait_moment(moment: float) -> None:
+    """Until so many of the two seconds have gone by in which all times are one."""
+    wait_until("this moment", lambda: 0 <= time.time() % 2 - moment < 0.1, 5)
+
+
+def look(stage: Stage) -> None:
+    """A poll, now."""
+    assert ControlClient(str(stage.daemon.socket)).rescan(wait=True, timeout=60).finished
+
+
+@pytest.mark.parametrize("size", [SMALL, pytest.param(BIG, marks=pytest.mark.long)])
+def test_changes_within_one_tick(tmp_path: Path, size: int) -> None:
+    """Edited, grown, cut and replaced without a change of their time: what arrives is what is there in the end."""
+    names = ("edited", "grown", "cut", "replaced")
+    with far_folder(tmp_path) as (stage, disk):
+        stage.start_server()
+        stage.daemon.start()
+        look(stage)
+        wait_moment(0.1)
+        for name in names:
+            put(stage, disk, name, size)
+        look(stage)
+        wait_moment(1.5)
+        before = [(disk.path / name).stat().st_mtime_ns for name in names]
+        put(stage, disk, "edited", size)
+        put(stage, disk, "grown", size + 10)
+        put(stage, disk, "cut", size - 10)
+        put(stage, disk, "beside.part", size)
+        disk.move("beside.part", "replaced")
+        assert [(disk.path / name).stat().st_mtime_ns for name in names] == before
+        look(stage)
+        stage.at_rest()
+
+
+@pytest.mark.long
+def test_changes_after_it_has_arrived(tmp_path: Path) -> None:
+    """A later edit of the same size has another time, and is found by the polls that are made anyway."""
+    with far_folder(tmp_path) as (stage, disk):
+        put(stage, disk, "film.mov", BIG)
+        stage.arrive()
+        put(stage, disk, "film.mov", BIG)
+        stage.at_rest()
+
+
+@pytest.mark.long
+def test_changed_while_it_is_sent(tmp_path: Path) -> None:
+    """A version found while an older one is sent is not read either before its two seconds are over."""
+    with far_folder(tmp_path) as (stage, disk):
+        put(stage, disk, "film.mov", BIG)
+        stage.start_server()
+        stage.daemon.arm("upload.hash.taken=stop,upload.complete.heard=stop")
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        wait_moment(0.1)
+        put(stage, disk, "film.mov", BIG + 1)
+        wait_moment(0.6)  # by its own times it has settled now, and may still change without a trace
+        stage.daemon.go_on()
+        stage.daemon.wait_ready()
+        stage.daemon.wait_stopped()
+        put(stage, disk, "film.mov", BIG + 1)
+        stage.daemon.go_on()
+        stage.daemon.wait_ready()
+        stage.at_rest(states=("done", "superseded"))
+
+
+@pytest.mark.long
+def test_chunky_between_two_edits(tmp_path: Path) -> None:
+    """`chunky upload` remembers no hash of a file that may still change without its time: run again, it reads anew."""
+    with far_folder(tmp_path) as (stage, disk):
+        stage.start_server()
+        wait_moment(0.0)
+        put(stage, disk, "film.mov", FILE)
+        film = disk.path / "film.mov"
+        command = ("chunky", "upload", "--to", stage.server.url, "--state", str(tmp_path / "memory"), str(film))
+        wait_moment(1.0)
+        run(*command)
+        put(stage, disk, "film.mov", FILE)
+        run(*command)
+        assert sha256(stage.server.files() / "film.mov") == sha256(film)
