@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.programs import Daemon, Server, running, sha256, wait_until
+from tests.e2e.programs import Daemon, Server, run, running, sha256, wait_until
 
 MIB = 1 << 20
 UPLOADS = {"retry": {"base": "100ms", "max": "1s"}}
@@ -146,6 +148,68 @@ def test_holes_links_and_names(box: Callable[..., Box]) -> None:
         assert sha256(published) == sha256(both.path / "holes")
         both.daemon.wait_idle()
         assert not (both.server.files() / "outbox" / "fifo").exists()
+
+
+WRITER = """
+import os, sys, time
+with open(sys.argv[1], "wb", buffering=0) as file:
+    while not os.path.exists(sys.argv[2]):
+        file.write(os.urandom(1000))
+        time.sleep(0.5)
+    print("rests", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("poll", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_slow_writer_beside_what_is_no_file(box: Callable[..., Box], poll: bool) -> None:
+    """A file that is written bit by bit and never closed is not sent while it is, then it is; FIFOs, sockets and
+    devices are not even opened; other files go meanwhile, and `status` tells of all.
+    """
+    both = box(settle="200ms", poll=poll)
+    arrived = both.server.files() / "outbox"
+    enough = both.path.parent / "enough"
+    with both.served(), contextlib.ExitStack() as held:
+        no_files(both.path, held)
+        command = [sys.executable, "-c", WRITER, str(both.path / "log"), str(enough)]
+        writer = held.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert writer.stdin is not None and writer.stdout is not None
+        held.callback(writer.kill)
+
+        def told() -> bool:
+            (folder,) = both.daemon.ctl("status")["folders"]
+            return (folder["changingPaths"], folder["skipped"]) == (["log"], 5)
+
+        both.daemon.ctl("rescan", "--wait")
+        (both.path / "beside").write_bytes(b"beside")
+        both.has("beside", b"beside")
+        wait_until("both are told", told, 20, lambda: str(both.daemon.ctl("status")))
+        shown = run("chunkyctl", "--config", str(both.daemon.config), "status")
+        assert "outbox: 1 still changing: log\n" in shown and "outbox: 5 skipped: " in shown
+        assert not (arrived / "log").exists()
+        enough.touch()
+        assert writer.stdout.readline() == b"rests\n"
+        assert not (arrived / "log").exists()
+        both.has("log", (both.path / "log").read_bytes())
+        assert writer.poll() is None
+        both.daemon.wait_idle()
+        assert sorted(os.listdir(arrived)) == ["beside", "log"]
+        assert "Traceback" not in both.daemon.text()
+
+
+def no_files(folder: Path, held: contextlib.ExitStack) -> None:
+    """Five that are never to be sent; each would hold up whoever opens or reads it."""
+    os.mkfifo(folder / "fifo")
+    os.mkfifo(folder / "fifo in use")
+    held.callback(os.close, os.open(folder / "fifo in use", os.O_RDWR))
+    listener = held.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind(str(folder / "socket"))
+    listener.listen()
+    (folder / "link").symlink_to("/dev/zero")
+    try:
+        os.mknod(folder / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        (folder / "zero").symlink_to("/dev/zero")
 
 
 @pytest.mark.long
