@@ -42,7 +42,7 @@ def _print(seen: StatusView) -> None:
             some = ", ".join(folder.changing_paths)
             _say(f"{folder.name}: {folder.changing} still changing: {some}")
         if folder.skipped:
-            _say(f"{folder.name}: {folder.skipped} skipped: no regular files (links, FIFOs, sockets, devices), or unreadable")
+            _say(f"{folder.name}: {folder.skipped} skipped: links, FIFOs, sockets, devices, or unreadable")
 
 
 def _row(folder: FolderView) -> tuple[str, ...]:

@@ -194,6 +194,7 @@ def test_a_slow_writer_beside_what_is_no_file(box: Callable[..., Box], poll: boo
         assert writer.poll() is None
         both.daemon.wait_idle()
         assert sorted(os.listdir(arrived)) == ["beside", "log"]
+        assert {job["path"] for job in both.daemon.ctl("history")["jobs"]} == {"beside", "log"}
         assert "Traceback" not in both.daemon.text()
 
 
