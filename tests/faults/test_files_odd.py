@@ -201,7 +201,8 @@ def test_a_slow_writer_beside_what_is_no_file(box: Callable[..., Box], poll: boo
 def no_files(folder: Path, held: contextlib.ExitStack) -> None:
     """Five that are never to be sent; each would hold up whoever opens or reads it."""
     os.mkfifo(folder / "fifo")
-    os.mkfifo(folder / "fifo in use")
+    os.mkfifo(folder.parent / "fifo in use")
+    (folder.parent / "fifo in use").rename(folder / "fifo in use")  # which is told by another event
     held.callback(os.close, os.open(folder / "fifo in use", os.O_RDWR))
     listener = held.enter_context(socket.socket(socket.AF_UNIX))
     listener.bind(str(folder / "socket"))
