@@ -170,6 +170,7 @@ def test_a_slow_writer_beside_what_is_no_file(box: Callable[..., Box], poll: boo
     arrived = both.server.files() / "outbox"
     enough = both.path.parent / "enough"
     with both.served(), contextlib.ExitStack() as held:
+        both.daemon.ctl("rescan", "--wait")  # what comes from now on is told by events
         no_files(both.path, held)
         command = [sys.executable, "-c", WRITER, str(both.path / "log"), str(enough)]
         writer = held.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
