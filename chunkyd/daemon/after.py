@@ -44,6 +44,25 @@ class Outcome(StrEnum):
     GONE = "gone"
 
 
+class NotDone(SourceError):
+    """It cannot be done: permission, a full disk. The source is where it was.
+
+    `now` is the version it has there, where it was renamed and put back: the same bytes, of another ctime.
+    """
+
+    def __init__(self, what: str, now: Fingerprint | None) -> None:
+        super().__init__(what, mend="nothing is lost; mend that and run `chunkyctl retry`")
+        self.now = now
+
+
+class _PutBack(Exception):
+    """What was to be done failed, and the source has its name again; `now` as in NotDone."""
+
+    def __init__(self, now: Fingerprint | None) -> None:
+        super().__init__()
+        self.now = now
+
+
 def after_upload(
     root: bytes,
     below: bytes,
@@ -56,7 +75,7 @@ def after_upload(
     """Do what `policy` says to the file at the path `below` a root; safe to do again after a crash.
 
     Its folder is held open meanwhile: a link that takes the folder's place leads to no other file.
-    Raises SourceError where it cannot be done (permission, a full disk); the source is then where it was.
+    Raises NotDone where it cannot be done; the source is then where it was.
     """
     folder, name = os.path.split(below)
     hidden_name = HIDDEN_PREFIX + b"%d" % job_id
@@ -68,11 +87,15 @@ def after_upload(
             return _with_hidden_name(here + name, here + hidden_name, below, sent, policy, stable_inodes=stable_inodes)
     except (FileNotFoundError, NotADirectoryError):
         return Outcome.GONE
+    except _PutBack as back:
+        raise NotDone(_cannot(policy, back.__cause__), back.now) from back.__cause__
     except OSError as error:
-        raise SourceError(
-            f"it has arrived, but could not be {_verb(policy)}: {error.strerror}",
-            mend="nothing is lost; mend that and run `chunkyctl retry`",
-        ) from error
+        raise NotDone(_cannot(policy, error), None) from error
+
+
+def _cannot(policy: Keep | Delete | Move, error: BaseException | None) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"it has arrived, but could not be {_verb(policy)}: {reason}"
 
 
 def _stands_below(root: bytes, path: bytes) -> bool:
@@ -129,9 +152,10 @@ def _carry_out(
         fsync_directory(os.path.dirname(hidden))
         reached("daemon.delete.synced")
         return Outcome.DELETED
-    except OSError:
+    except OSError as error:
         _put_back(hidden, source)
-        raise
+        same = _is_what_was_sent(descriptor, source, sent)
+        raise _PutBack(fingerprint(os.fstat(descriptor)) if same else None) from error
 
 
 @contextlib.contextmanager
@@ -155,9 +179,9 @@ def _being_written(descriptor: int) -> bool:
     return False
 
 
-def _is_what_was_sent(descriptor: int, hidden: bytes, sent: Fingerprint) -> bool:
+def _is_what_was_sent(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
     status = os.fstat(descriptor)
-    named = os.lstat(hidden)
+    named = os.lstat(name)
     same_file = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
     same_bytes = (status.st_size, status.st_mtime_ns) == (sent.size, sent.mtime_ns)
     return same_file and same_bytes and not _being_written(descriptor)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock, SinceSet
-from chunkyd.daemon.after import Outcome, after_upload
+from chunkyd.daemon.after import NotDone, Outcome, after_upload
 from chunkyd.daemon.connection import Connection
 from chunkyd.daemon.folders import Folders, published_path
 from chunkyd.daemon.live import LiveUpload
@@ -235,6 +235,8 @@ class Runner:
                 self._whereabouts.end_or_hold(job)
             case SourceChanged():
                 self._queue.changed(job, self._version_now(job), str(error))
+            case NotDone():
+                self._queue.fail(job, Reason.AFTER_UPLOAD, str(error), error.now)
             case SourceError():
                 now = self._queue.job(job.id)
                 if now is not None and now.arrived is not None:

@@ -28,6 +28,7 @@ _FORGET_SESSION: dict[str, object] = {
     "bytes_done": 0,
     "bytes_most": 0,
 }
+_FINGERPRINT = ("device", "inode", "size", "mtime_ns", "ctime_ns")
 _GIVE_BACK = (
     "UPDATE jobs SET claimed_by = NULL, state = iif(state IN ('hashing', 'uploading', 'finishing'), 'queued', state)"
     " WHERE id = ? AND claimed_by = ? AND claims = ?"
@@ -250,10 +251,16 @@ class Steps(Offers):
             changes["attempts"] = attempts
         return self._leave(job, State.PAUSED, changes)
 
-    def fail(self, job: Job, reason: Reason, error: str) -> bool:
-        """Only `retry` revives it, or a newer version of the file."""
+    def fail(self, job: Job, reason: Reason, error: str, now_there: Fingerprint | None = None) -> bool:
+        """Only `retry` revives it, or a newer version of the file.
+
+        `now_there`: the fingerprint that its version has by now: renamed and put back, it would look like a newer one.
+        """
+        changes: dict[str, object] = {"reason": reason, "error": text(error)}
+        if now_there is not None:
+            changes |= dict(zip(_FINGERPRINT, fingerprint_columns(now_there), strict=True))
         with self._tables.transaction():
-            left = self._leave(job, State.FAILED, {"reason": reason, "error": text(error)})
+            left = self._leave(job, State.FAILED, changes)
         reached("jobs.failed")
         self.on_change()
         return left

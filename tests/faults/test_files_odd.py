@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from chunkyd.control.client import ControlClient
 from tests.e2e.programs import Daemon, Server, run, running, sha256, wait_until
+from tests.faults.mounts import disks
 
 MIB = 1 << 20
 UPLOADS = {"retry": {"base": "100ms", "max": "1s"}}
@@ -98,6 +100,74 @@ def test_a_file_that_nobody_may_delete(box: Callable[..., Box]) -> None:
             wait_until("it is deleted", lambda: not fixed.exists(), 30, both.daemon.text)
     finally:
         subprocess.run(["chattr", "-i", str(fixed)], check=False, capture_output=True)
+
+
+def fixed(path: Path, held: contextlib.ExitStack) -> None:
+    """Nobody may rename, delete or write it, or make anything in it, until that is taken back."""
+    if subprocess.run(["chattr", "+i", str(path)], check=False, capture_output=True).returncode:
+        pytest.skip("this file system, or this user, has no immutable files")
+    held.callback(freed, path)
+
+
+def freed(path: Path) -> None:
+    """It is as any other."""
+    subprocess.run(["chattr", "-i", str(path)], check=False, capture_output=True)
+
+
+WHICH = ["move-film", "move-day", "move-sent", "move-disk", "move-full", "delete-film", "delete-day"]
+SAMPLE = {"move-film", "move-sent"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in SAMPLE else (pytest.mark.long,)) for case in WHICH]
+)
+def test_what_cannot_be_done_after_an_upload(tmp_path: Path, box: Callable[..., Box], case: str) -> None:
+    """The file, its folder, or the folder it is to go to is immutable, or the disk of that is full: the file arrives
+    once and stays, its job says why, and nothing is tried again until a retry, or until the file changes.
+    """
+    policy, _, which = case.partition("-")
+    sent = tmp_path / "sent"
+    after: Any = {"move": str(sent)} if policy == "move" else policy
+    both = box(rescan="1s", settle="200ms", after_upload=after)
+    film = both.path / "day" / "film"
+    film.parent.mkdir()
+    film.write_bytes(os.urandom(3 * MIB))
+    content, inode = film.read_bytes(), film.stat().st_ino
+    with contextlib.ExitStack() as held:
+        sent.mkdir()
+        if which in ("disk", "full"):
+            hardware = held.enter_context(disks(tmp_path))
+            hardware.plug(hardware.disk(size="2m" if which == "full" else "64m"), sent)
+        if which != "full":
+            fixed({"film": film, "day": film.parent}.get(which, sent), held)
+        with both.served():
+            both.has("day/film", content)
+            wait_until("it is told", lambda: film_jobs(both) == ["failed"], 20, both.daemon.text)
+            for name in ("next", "last"):
+                (both.path / name).write_bytes(b"small")
+                both.has(name, b"small")  # settled after the film was last touched
+                both.daemon.ctl("rescan", "--wait")
+            (job,) = (job for job in both.daemon.jobs() if job["path"] == "day/film")
+            reason = "No space left on device" if which == "full" else "Operation not permitted"
+            assert job["reason"] == "after-upload" and f"{policy}d: {reason}" in job["error"]
+            assert "chunkyctl retry" in job["error"]
+            assert [job["path"] for job in both.daemon.ctl("history")["jobs"] if job["path"] == "day/film"] == []
+            assert both.server.text().count(f"/{len(content)} body=") == 1
+            assert (film.read_bytes(), film.stat().st_ino) == (content, inode)
+            assert not [path for folder in (both.path, sent) for path in folder.rglob(".chunkyd-*")]
+            assert not (sent / "day" / "film").exists()
+            held.close()
+            if which != "film":  # that, freed, is another version of itself, and found by itself
+                sent.mkdir(exist_ok=True)
+                ControlClient(str(both.daemon.socket)).retry()
+            wait_until("it is done", lambda: not film.exists() and not both.daemon.jobs(), 30, both.daemon.text)
+            assert policy == "delete" or (sent / "day" / "film").read_bytes() == content
+            assert both.server.text().count(f"/{len(content)} body=") == 1
+
+
+def film_jobs(both: Box) -> list[str]:
+    """The states of those of its jobs that are unfinished or failed."""
+    return [job["state"] for job in both.daemon.jobs() if job["path"] == "day/film"]
 
 
 HOLDER = """
