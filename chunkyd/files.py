@@ -139,6 +139,26 @@ def lstat_below(root: bytes, path: bytes) -> os.stat_result:
         return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
+def lstat_long(root: bytes, path: bytes) -> os.stat_result:
+    """What stands at a path below a root: in one call, or step by step where the path is longer than a call takes."""
+    try:
+        return os.lstat(os.path.join(root, path))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return lstat_below(root, path)
+
+
+def open_long(root: bytes, path: bytes, flags: int) -> int:
+    """Open a file below a root, no link itself; whatever the length of its path."""
+    try:
+        return os.open(os.path.join(root, path), flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return open_below(root, path, flags)
+
+
 @contextlib.contextmanager
 def disk_full_is_storage_full(what: str) -> Iterator[None]:
     """Turn ENOSPC and EDQUOT into StorageFull; `what` says what could not be written."""

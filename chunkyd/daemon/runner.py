@@ -31,6 +31,7 @@ from chunkyd.errors import (
     SourceGone,
     SourceUnreadable,
     Unreachable,
+    UserError,
 )
 from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below
 from chunkyd.jobs.job import Job, same_version
@@ -229,6 +230,26 @@ class Runner:
     def _record(self, job: Job, error: ChunkyError) -> None:
         """The one transition that belongs to this end."""
         match error:
+            case SourceError():
+                self._record_source(job, error)
+            case Unreachable() if isinstance(error.__cause__, Problem):
+                self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
+            case Unreachable() | NetworkError() | NotChunky():
+                self._queue.hold(Reason.NETWORK, str(error))
+                self._queue.wait(job, str(error))  # where a filter on the way refuses this file alone, others go first
+            case ConfigError():
+                self._queue.hold(Reason.NETWORK, str(error))
+                self._queue.release(job)
+            case Problem():
+                self._record_problem(job, error)
+            case UserError():  # a path too long for the protocol: only another name helps
+                self._queue.fail(job, Reason.ERROR, str(error))
+            case _:
+                self._queue.wait(job, str(error))
+
+    def _record_source(self, job: Job, error: SourceError) -> None:
+        """The same, for what is wrong with the file itself."""
+        match error:
             case SourceGone():
                 self._whereabouts.end_or_hold(job)
             case SourceUnreadable() if self._is_no_file(job):
@@ -243,18 +264,6 @@ class Runner:
                     self._queue.fail(job, Reason.AFTER_UPLOAD, str(error))
                 else:  # permission, a disk's error: nothing tells us when it is over, so we look, ever more rarely
                     self._queue.wait(job, str(error), paused_for=Reason.SOURCE)
-            case Unreachable() if isinstance(error.__cause__, Problem):
-                self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
-            case Unreachable() | NetworkError() | NotChunky():
-                self._queue.hold(Reason.NETWORK, str(error))
-                self._queue.wait(job, str(error))  # where a filter on the way refuses this file alone, others go first
-            case ConfigError():
-                self._queue.hold(Reason.NETWORK, str(error))
-                self._queue.release(job)
-            case Problem():
-                self._record_problem(job, error)
-            case _:
-                self._queue.wait(job, str(error))
 
     def _record_problem(self, job: Job, found: Problem) -> None:
         """What the server will not do: the protocol's `action` says whose turn it is."""

@@ -183,7 +183,10 @@ class Finisher:
 def path_problem(found: PathConflict) -> Problem:
     """Why the path cannot become a file."""
     if isinstance(found, NameRefused):
-        text = "The server's file system takes no such name: it is too long there, or has characters it lacks."
+        text = (
+            "The server's file system takes no such name: it is too long there, or has characters it lacks."
+            " Rename the file."
+        )
         return problem("malformed-request", text)
     text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
     return problem("path-conflict", text)

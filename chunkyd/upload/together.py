@@ -16,7 +16,7 @@ import google_crc32c
 import msgspec
 
 from chunkyd.errors import ChunkyError, Interrupted, NotChunky, SourceError
-from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.files import Fingerprint, fingerprint, lstat_below
 from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry
 from chunkyd.protocol.messages import Initiate, encode_initiate
 from chunkyd.upload.body import Body
@@ -199,7 +199,9 @@ def _read(file: Small) -> _Packed | None:
 def _is_unchanged(packed: _Packed) -> bool:
     """Whether the path still names the version that was read."""
     try:
-        now = fingerprint(os.lstat(packed.file.source))
+        root, source = packed.file.root, packed.file.source
+        below = source.removeprefix(root).lstrip(b"/") if root is not None else b""
+        now = fingerprint(os.lstat(source) if root is None else lstat_below(root, below))
     except OSError:
         return False
     return now.same_version(packed.found, stable_inodes=packed.stable)

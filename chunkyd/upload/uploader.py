@@ -24,7 +24,7 @@ from chunkyd.errors import ChunkyError, NetworkError, NotChunky, Problem, Source
 from chunkyd.files import Fingerprint, absolute
 from chunkyd.protocol.late_hash import EXTENSION, is_file_version
 from chunkyd.protocol.messages import EMPTY_FILE_HASH
-from chunkyd.protocol.paths import check_path
+from chunkyd.protocol.paths import MAX_PART_BYTES, MAX_PATH_BYTES, check_path
 from chunkyd.upload.control import Control
 from chunkyd.upload.late import LATE_BYTES, version_name
 from chunkyd.upload.limiter import Limiter
@@ -336,7 +336,12 @@ class Uploader:
 
 
 def _published(path: bytes, name: str | bytes | None) -> bytes:
+    wanted = os.path.basename(path) if name is None else os.fsencode(name)
     try:
-        return check_path(os.path.basename(path) if name is None else os.fsencode(name))
+        return check_path(wanted)
     except ValueError as error:
-        raise UsageError(f"the file cannot be published under this name: {error}") from error
+        long = len(wanted) > MAX_PATH_BYTES or max(map(len, wanted.split(b"/"))) > MAX_PART_BYTES
+        raise UsageError(
+            f"the file cannot be published under this name: {error}",
+            mend="Give the file, or a folder above it, a shorter name." if long else "",
+        ) from error

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from chunkyd.clock import Clock, SinceSet
-from chunkyd.files import Fingerprint, fingerprint, is_regular
+from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_long, open_long
 from chunkyd.watch.outbox import Outbox
 from chunkyd.watch.rescan import stands_below
 from chunkyd.watch.roots import FileSystem
@@ -53,7 +53,7 @@ class Looks:
             found = self._look_at(path)
             if found is None:
                 continue
-            written = partial(open_for_writing, os.path.join(self._top, path))
+            written = partial(open_for_writing, self._top, path)
             if not self._settling.saw(path, found, now, min(believed, self._system.quiet(found, wall)), written):
                 continue
             directory = os.path.dirname(path)
@@ -63,11 +63,10 @@ class Looks:
                 self._outbox.settled(Settled(self._root.name, path, found))
 
     def _look_at(self, path: bytes) -> Fingerprint | None:
-        full = os.path.join(self._top, path)
         try:
-            status = os.lstat(full)
+            status = lstat_long(self._top, path)
             if is_regular(status):
-                found = fingerprint(_fresh(full) if self._system.network else status)
+                found = fingerprint(_fresh(self._top, path) if self._system.network else status)
                 self._unreadable.forget(path)
                 return found
         except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +82,7 @@ class Looks:
     def look_for(self, path: bytes) -> None:
         """A path is said to be gone. It may be back already."""
         try:
-            status = os.lstat(os.path.join(self._top, path))
+            status = lstat_long(self._top, path)
         except (FileNotFoundError, NotADirectoryError):
             self._is_gone(path)
         except OSError:
@@ -99,9 +98,9 @@ class Looks:
             self._outbox.gone(path)
 
 
-def _fresh(path: bytes) -> os.stat_result:
+def _fresh(root: bytes, path: bytes) -> os.stat_result:
     """Opening a file makes a network file system ask its server, where a mere look is answered from memory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_long(root, path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.fstat(descriptor)
     finally:

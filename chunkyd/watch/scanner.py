@@ -180,7 +180,7 @@ class Scanner:
             if self._ignore.file(path):
                 continue
             count += 1
-            written = partial(open_for_writing, os.path.join(os.fsencode(self._root.path), path))
+            written = partial(open_for_writing, self._top, path)
             if self._settling.saw(path, found, now, min(believed, self._system.quiet(found, wall)), written):
                 self._outbox.settled(Settled(self._root.name, path, found))
         for name in batch.unreadable:

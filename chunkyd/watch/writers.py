@@ -7,9 +7,11 @@ import fcntl
 import os
 import signal
 
+from chunkyd.files import open_long
 
-def open_for_writing(path: bytes) -> bool:
-    """Whether a process has this file open for writing now. False where the kernel gives no leases.
+
+def open_for_writing(root: bytes, path: bytes) -> bool:
+    """Whether a process has this file below a root open for writing now. False where the kernel gives no leases.
 
     It gives them for local files, to the file's owner and to CAP_LEASE. The lease is given back at once: a writer that
     comes in between waits for no more than that. Its breaking would end a process that has not said otherwise, so one
@@ -18,7 +20,7 @@ def open_for_writing(path: bytes) -> bool:
     if signal.getsignal(signal.SIGIO) == signal.SIG_DFL:
         return False
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_long(root, path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False  # whoever reads it next says why it cannot be opened
     try:

@@ -47,6 +47,7 @@ class Files:
         self.full = errno.ENOSPC
         self.rules: list[dict[str, Any]] = []
         self.open_flags = 0
+        self.longest_name = 255
 
     def _met(self, what: str, path: bytes, *, change: bool = True) -> None:
         if change:
@@ -77,7 +78,12 @@ class Files:
         except KeyError:
             raise OSError(errno.ESTALE, "inode") from None
 
+    def _check(self, name: bytes) -> None:
+        if len(name) > self.longest_name:
+            raise OSError(errno.ENAMETOOLONG, "name")
+
     def lookup(self, folder: int, name: bytes) -> Inode:
+        self._check(name)
         number = self.inode(folder).entries.get(name)
         if number is None:
             raise OSError(errno.ENOENT, "lookup")
@@ -98,6 +104,7 @@ class Files:
 
     def make(self, folder: int, name: bytes, mode: int, owner: tuple[int, int], target: bytes = b"") -> Inode:
         above = self._met_in("make", folder, name)
+        self._check(name)
         if name in above.entries:
             raise OSError(errno.EEXIST, "make")
         self._room_for(1)
@@ -118,6 +125,7 @@ class Files:
 
     def rename(self, folder: int, name: bytes, other: int, new: bytes, flags: int) -> None:
         above = self._met_in("rename", folder, name)
+        self._check(new)
         moved, below = self.lookup(folder, name), self.inode(other)
         there = below.entries.get(new)
         if flags & _EXCHANGE:
@@ -134,6 +142,7 @@ class Files:
 
     def link(self, number: int, folder: int, name: bytes) -> Inode:
         above, inode = self._met_in("link", folder, name), self.inode(number)
+        self._check(name)
         if name in above.entries:
             raise OSError(errno.EEXIST, "link")
         self.disk.enter(above, name, inode)
@@ -258,6 +267,8 @@ class Machine:
             files.rules.append(how)
         elif do == "mend":
             files.rules, files.size = [], None
+        elif do == "names":
+            files.longest_name = how["longest"]
         elif do == "uncached":
             files.open_flags = UNCACHED
         elif do == "remote":
@@ -356,6 +367,10 @@ class StrictDisk:
     def read_only(self) -> None:
         """Nothing can be changed any more."""
         self.fail("attributes make unlink rmdir rename link write sync allocate", errno.EROFS)
+
+    def names(self, longest: int) -> None:
+        """Names have so many bytes at most, as on an encrypted disk."""
+        self._tell("names", longest=longest)
 
     def uncached(self) -> None:
         """Whoever opens a file from now on reads it from the disk each time, as one too big for any memory is read."""
