@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,71 @@ def test_a_disk_that_is_pulled_during_a_scan(tmp_path: Path) -> None:
         assert {state for _, state, _ in history(stage)} <= {"done"}
         hardware.plug(disk, stage.box)
         stage.at_rest()
+
+
+MANY, BELOW = 1500, 500  # so many that the first of them are queued while the scan goes on
+
+
+@contextlib.contextmanager
+def in_a_scan(stage: Stage) -> Iterator[int]:
+    """The daemon stands still in the middle of its first scan; how many files it has queued. Then it goes on."""
+    for number in range(MANY):
+        write(stage, f"{number % BELOW}/{number}.txt", b"%d" % number)
+    stage.start_server()
+    stage.daemon.arm("jobs.offered=stop")
+    stage.daemon.begin()
+    stage.daemon.wait_stopped()
+    queued = len(recorded(stage))
+    assert 0 < queued < MANY * 0.9, "the scan is over, or has not begun"
+    yield queued
+    stage.daemon.go_on()
+    stage.daemon.wait_ready()
+
+
+def recorded(stage: Stage) -> list[tuple[str, str, str | None]]:
+    """Path, state and reason of every job there ever was."""
+    with contextlib.closing(sqlite3.connect(f"file:{stage.daemon.state}/jobs.sqlite3?mode=ro", uri=True)) as rows:
+        found = rows.execute("SELECT directory, name, state, reason FROM jobs").fetchall()
+    return [(os.fsdecode(directory + b"/" + name), state, reason) for directory, name, state, reason in found]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("poll", [False, True])
+@pytest.mark.parametrize("away", [*AWAY, a_file], ids=lambda away: away.__name__)
+def test_a_root_that_goes_away_during_a_scan(tmp_path: Path, away: Away, poll: bool) -> None:
+    """What the scan has found is held, nothing counts as deleted; back, all arrives, but what was deleted meanwhile.
+
+    What was deleted of the files that were queued before is given up.
+    """
+    with Stage(tmp_path, box={"poll": poll}) as stage:
+        with contextlib.ExitStack() as gone:
+            with in_a_scan(stage):
+                gone.enter_context(away(stage.box))
+            wait_shown(stage, ROOT_MISSING)
+            held = {job[0] for job in stage.jobs()}
+            assert {state for _, state, _ in recorded(stage)} <= {"queued", "paused", "done"}
+            deleted = sorted(held)[::2]
+            for path in deleted:
+                (stage.box.parent / "aside" / path).unlink()
+        stage.at_rest(states=("done", "cancelled"))
+        assert {path for path, state, _ in recorded(stage) if state == "cancelled"} == set(deleted)
+
+
+@pytest.mark.parametrize("poll", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_root_that_is_emptied_during_a_scan(tmp_path: Path, poll: bool) -> None:
+    """What was found and is deleted before the scan ends is given up; what is left arrives, and what comes later."""
+    with Stage(tmp_path, box={"poll": poll}) as stage:
+        with in_a_scan(stage) as queued:
+            for folder in stage.box.iterdir():
+                if folder.name != "7":
+                    shutil.rmtree(folder)
+        stage.at_rest(states=("done", "cancelled"))
+        ended = recorded(stage)
+        assert {(state, reason) for _, state, reason in ended} <= {("done", None), ("cancelled", "source-gone")}
+        assert {path.partition("/")[0] for path, state, _ in ended if state == "done"} == {"7"}
+        assert len([path for path, state, _ in ended if state == "cancelled"]) >= queued - MANY // BELOW
+        write(stage, "8/8.txt", b"again")
+        stage.at_rest(states=("done", "cancelled"))
 
 
 def test_a_disk_that_blinks(tmp_path: Path) -> None:
