@@ -309,6 +309,8 @@ def test_many_folders_at_once(box: Callable[..., Box]) -> None:
 
         wait_until("all arrive", all_there, 300, both.daemon.text)
         took, most = time.monotonic() - began, peak(both.daemon.pid)
-        print(f"made in {made:.1f} s, arrived after {took:.1f} s; {empty / MIB:.0f} MiB before, {most / MIB:.0f} at most")
+        print(
+            f"made in {made:.1f} s, arrived after {took:.1f} s; {empty / MIB:.0f} MiB before, {most / MIB:.0f} at most"
+        )
         assert most < 150 * MIB
         assert all((arrived / str(n % 200) / str(n) / "file").read_bytes() == b"%d" % n for n in range(20_000))
