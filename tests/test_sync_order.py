@@ -1,0 +1,174 @@
+"""What has to be durable before what: bytes before names, names before records, a copy before its original goes.
+
+Power cuts show it at length (tests/faults/test_power_loss.py); here each sync is seen by itself, in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkyd.daemon import after
+from chunkyd.daemon.after import Outcome, after_upload
+from chunkyd.files import fingerprint
+from chunkyd.protocol.paths import Target
+from chunkyd.settings import Delete, Move
+from chunkyd.storage.base import Attributes
+from chunkyd.storage.disk import DiskStorage
+from tests.storage.helpers import publish, upload
+
+Step = tuple[str, str]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """The calls that make names and bytes durable, or change a name, with the path they are about, in their order."""
+    seen: list[Step] = []
+
+    def synced(call: Callable[[int], None]) -> Callable[[int], None]:
+        def wrapped(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            call(descriptor)
+            seen.append(("sync", path))
+
+        return wrapped
+
+    def named(call: Callable[..., None], what: str, which: int, folder: str | None) -> Callable[..., None]:
+        def wrapped(*paths: Any, **options: Any) -> None:
+            path = os.fsdecode(paths[which])
+            if folder is not None and options.get(folder) is not None:
+                path = os.path.join(os.readlink(f"/proc/self/fd/{options[folder]}"), path)
+            call(*paths, **options)
+            seen.append((what, path))
+
+        return wrapped
+
+    monkeypatch.setattr(os, "fsync", synced(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", synced(os.fdatasync))
+    monkeypatch.setattr(os, "rename", named(os.rename, "name", 1, "dst_dir_fd"))
+    monkeypatch.setattr(os, "mkdir", named(os.mkdir, "name", 0, "dir_fd"))
+    monkeypatch.setattr(os, "unlink", named(os.unlink, "remove", 0, "dir_fd"))
+    renamed = named(after.rename_without_replacing, "name", 1, None)
+    monkeypatch.setattr(after, "rename_without_replacing", renamed)
+    return seen
+
+
+def follows(steps: list[Step], *wanted: Step) -> bool:
+    """Whether these came in this order, whatever came in between."""
+    rest = iter(steps)
+    return all(step in rest for step in wanted)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[DiskStorage]:
+    """A storage in a fresh folder."""
+    storage = DiskStorage(str(tmp_path / "data"))
+    yield storage
+    storage.close()
+
+
+def test_a_partial(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
+    """The space that was set aside, then the name, before anyone is told of it."""
+    assert disk.create("a" * 32, 100)
+    partials = tmp_path / "data" / "partial"
+    assert follows(steps, ("sync", str(partials / ("a" * 32))), ("sync", str(partials)))
+
+
+def test_a_publication(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
+    """Each folder in the one above it, the bytes and attributes, the new name, and its folder."""
+    session = upload(disk, b"content")
+    disk.prepare(session, Attributes(modified_ns=1, mode=0o600))
+    disk.publish(session, Target("ann", b"a/b"), keep_old=False)
+    files = tmp_path / "data" / "files"
+    assert follows(
+        steps,
+        ("sync", str(tmp_path / "data" / "partial" / session)),
+        ("name", str(files / "ann")),
+        ("sync", str(files)),
+        ("name", str(files / "ann" / "a")),
+        ("sync", str(files / "ann")),
+        ("name", str(files / "ann" / "a" / "b")),
+        ("sync", str(files / "ann" / "a")),
+    )
+
+
+def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
+    """After a crash between rename and record the name is there, and nobody knows whether it is durable."""
+    publish(disk, b"a/b", b"content")
+    steps.clear()
+    path = tmp_path / "data" / "files" / "ann" / "a" / "b"
+    assert disk.finish(Target("ann", b"a/b"), path.stat().st_ino) is not None
+    assert steps[-1] == ("sync", str(path.parent))
+
+
+def test_a_folder_that_is_made_again(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
+    """Removed to make way and made again it may have the old one's inode, and is not taken for durable by that."""
+    files = tmp_path / "data" / "files"
+    publish(disk, b"a/b", b"content")
+    (files / "ann" / "a" / "b").unlink()
+    publish(disk, b"a", b"a file in the folder's place")
+    (files / "ann" / "a").unlink()
+    steps.clear()
+    publish(disk, b"a/b", b"content")
+    assert follows(steps, ("name", str(files / "ann" / "a")), ("sync", str(files / "ann")))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Path]:
+    """A file that was sent."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    path = tmp_path / "root" / "sub" / "film.mov"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"sent bytes")
+    yield path
+    signal.signal(signal.SIGIO, before)
+
+
+def finish(source: Path, policy: Delete | Move) -> Outcome:
+    """What is done after the upload, for job 7."""
+    root = os.fsencode(source.parent.parent)
+    return after_upload(root, b"sub/film.mov", 7, fingerprint(os.stat(source)), policy)
+
+
+def test_a_source_that_is_deleted(source: Path, steps: list[Step]) -> None:
+    """Its name is gone for good before the job is done: back after a power cut, the file would be sent again."""
+    assert finish(source, Delete()) is Outcome.DELETED
+    removed = [path for what, path in steps if what == "remove"]
+    assert len(removed) == 1
+    assert steps[-1][0] == "sync"
+    assert follows(steps, ("remove", removed[0]), steps[-1])
+
+
+def test_a_source_that_is_moved(source: Path, steps: list[Step], tmp_path: Path) -> None:
+    """The new name, then the old one's absence: a power cut in between leaves two names, never none."""
+    assert finish(source, Move(str(tmp_path / "sent"))) is Outcome.MOVED
+    new = tmp_path / "sent" / "sub"
+    position = steps.index(("name", str(new / "film.mov")))
+    synced = [step for step in steps[position:] if step[0] == "sync"]
+    assert synced[0] == ("sync", str(new))
+    assert len(synced) == 2
+
+
+def test_a_source_that_is_copied(source: Path, steps: list[Step], tmp_path: Path) -> None:
+    """To another file system: the bytes, the name, its folder; only then the source goes."""
+    if os.stat("/dev/shm").st_dev == os.stat(source).st_dev:
+        pytest.skip("/dev/shm is on the same file system")
+    target = Path("/dev/shm") / f"chunkyd-order-{os.getpid()}"
+    try:
+        assert finish(source, Move(str(target))) is Outcome.MOVED
+        new = target / "sub"
+        named = steps.index(("name", str(new / "film.mov")))
+        removed = next(n for n, (what, path) in enumerate(steps) if what == "remove" and path.endswith("-sent-7"))
+        assert named < removed
+        bytes_synced = [path for what, path in steps[:named] if what == "sync" and Path(path).parent == new]
+        assert bytes_synced, "its bytes before its name"
+        assert ("sync", str(new)) in steps[named:removed], "its name before the source goes"
+    finally:
+        for path in sorted(target.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        target.rmdir()
