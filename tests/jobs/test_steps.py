@@ -322,3 +322,21 @@ def test_history_keeps_what_was_sent_known(queue: Queue, clock: ManualClock) -> 
     assert [job.path for job in queue.history()] == [b"3"]
     assert queue.offer([change(b"0")]) == 0
     assert [job.path for job in queue.jobs()] == [b"4"]
+
+
+def test_what_no_power_cut_may_take_back(queue: Queue) -> None:
+    """The session before its first chunk, the arrival before its session ends: durable when the call returns."""
+
+    def durable() -> bool:
+        return queue._tables.connection().durable
+
+    started(queue)
+    job = claim(queue)
+    queue.hashed(job, HASH)
+    assert not durable(), "what a power cut takes back of this is found again"
+    queue.opened(job, "s", URL, HASH)
+    assert durable()
+    queue.progress(job, 10, 10)
+    assert not durable()
+    queue.finishing(job)
+    assert durable()

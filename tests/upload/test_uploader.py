@@ -24,7 +24,7 @@ from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.protocol.problems import problem, to_document
 from chunkyd.upload import Progress, SqliteMemory, UploadKey
 from tests.e2e.programs import Server, free_port, running, sha256, wait_until
-from tests.upload.faultproxy import Answer, Corrupt, Cut, Fault, FaultProxy, Seen, Stall, Swallow
+from tests.upload.faultproxy import Answer, Corrupt, Cut, Fault, FaultProxy, Rewrite, Seen, Stall, Swallow
 
 MIB = 1024 * 1024
 SIZE = 9 * MIB + 123
@@ -408,3 +408,17 @@ def test_no_descriptor_is_left_open(server, uploader, file) -> None:
         return [n for n in os.listdir(folder) if os.path.realpath(f"{folder}/{n}") == os.path.realpath(file)]
 
     wait_until("the file is closed", lambda: not held(), 5)
+
+
+def test_a_file_that_changes_while_the_last_answer_is_on_its_way(proxy: FaultProxy, uploader, file: Path) -> None:
+    """The server has it whole, and it is another by now: that is not success."""
+
+    def edited(answer: bytes) -> bytes:
+        if b'"complete"' in answer:
+            with file.open("r+b") as writer:
+                writer.write(b"edited")
+        return answer
+
+    proxy.plan = lambda seen: Rewrite(edited) if seen.path == "/uploadChunk" else None
+    with pytest.raises(SourceChanged):
+        uploader(proxy.url, file).upload()
