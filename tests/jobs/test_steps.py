@@ -7,6 +7,7 @@ import pytest
 from chunkyd.clock import ManualClock
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason, State
+from chunkyd.jobs.steps import Arrival
 from tests.jobs.shared import HASH, RUN, URL, arrive, change, claim, now, version
 
 
@@ -338,5 +339,13 @@ def test_what_no_power_cut_may_take_back(queue: Queue) -> None:
     assert durable()
     queue.progress(job, 10, 10)
     assert not durable()
+    queue.forgot(job, "s")
+    assert durable()
+    queue.progress(job, 10, 10)
     queue.finishing(job)
+    assert durable()
+    queue.done(job, job.fingerprint)
+    started(queue, b"small")
+    assert not durable()
+    queue.arrived_together([Arrival(claim(queue), HASH, 10)])
     assert durable()
