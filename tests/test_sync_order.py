@@ -106,13 +106,17 @@ def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], t
     assert steps[-1] == ("sync", str(path.parent))
 
 
-def test_a_folder_that_is_made_again(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
-    """Removed to make way and made again it may have the old one's inode, and is not taken for durable by that."""
+@pytest.mark.parametrize("by", ["us", "others"])
+def test_a_folder_that_is_made_again(disk: DiskStorage, steps: list[Step], tmp_path: Path, by: str) -> None:
+    """Removed, to make way or by whoever takes the files away, and made again: it may have the old one's inode."""
     files = tmp_path / "data" / "files"
     publish(disk, b"a/b", b"content")
     (files / "ann" / "a" / "b").unlink()
-    publish(disk, b"a", b"a file in the folder's place")
-    (files / "ann" / "a").unlink()
+    if by == "us":
+        publish(disk, b"a", b"a file in the folder's place")
+        (files / "ann" / "a").unlink()
+    else:
+        (files / "ann" / "a").rmdir()
     steps.clear()
     publish(disk, b"a/b", b"content")
     assert follows(steps, ("name", str(files / "ann" / "a")), ("sync", str(files / "ann")))

@@ -53,7 +53,7 @@ class DurableFolders:
         self._known.add(identity)
 
     def forget(self, found: os.stat_result) -> None:
-        """A folder that is removed: its inode number may come back as another's."""
+        """A folder that was made just now: its inode number may have been another's, whoever removed that one."""
         self._known.discard((found.st_dev, found.st_ino))
 
 
@@ -124,9 +124,10 @@ class Placing:
             os.mkdir(folder, FOLDER_MODE, dir_fd=self._walk.folder)
         reached("storage.folder.made")
         try:
+            self._durable.forget(os.stat(folder, dir_fd=self._walk.folder, follow_symlinks=False))
             self._walk.down(folder, self._durable.ensure)
         except BaseException:
-            self._remove(folder)
+            os.rmdir(folder, dir_fd=self._walk.folder)
             raise
         if not self._made:
             self._undo.callback(self._unmake)
@@ -136,12 +137,7 @@ class Placing:
         with contextlib.suppress(OSError):
             for folder in reversed(self._made):
                 self._walk.up()
-                self._remove(folder)
-
-    def _remove(self, folder: bytes) -> None:
-        found = os.stat(folder, dir_fd=self._walk.folder, follow_symlinks=False)
-        os.rmdir(folder, dir_fd=self._walk.folder)
-        self._durable.forget(found)
+                os.rmdir(folder, dir_fd=self._walk.folder)
 
     def _move_away(self, name: bytes, keep_old: bool) -> None:
         """Free a name that has to become a folder."""
@@ -164,7 +160,7 @@ class Placing:
         folder = self._walk.folder
         if stat.S_ISDIR(old.st_mode):
             try:
-                self._remove(name)
+                os.rmdir(name, dir_fd=folder)
             except OSError as error:
                 if error.errno in _NOT_EMPTY:
                     raise PathConflict(name) from error

@@ -29,6 +29,7 @@ READ_BYTES = 1024 * 1024
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _UNSTABLE_INODES = frozenset({0x4D44, 0x2011BAB0, 0x65735546, 0x5346544E, 0x7366746E})  # FAT, exFAT, FUSE, NTFS twice
 _libc = ctypes.CDLL(None)
+_WRITE_AND_WAIT = 7  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER
 _STEADY_SECONDS = 60.0  # what was written so long ago is not being written
 _leases = threading.Event()
 
@@ -115,11 +116,17 @@ class Source:
             return  # a file system without locks: the fingerprint still tells of a change
 
     def _take_lease(self) -> None:
-        if not _leases.is_set():
-            return
-        with contextlib.suppress(OSError):  # not our file, a writer has it open, or no leases on this file system
-            fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            self._leased = True
+        """From here on no change goes unseen: a writer has to ask for the lease, or leaves new times behind.
+
+        Who writes through a memory mapping moves the times with the first write to a page, and with the next one only
+        after the page was written back. So that is done where no lease says that nobody has the file open for writing.
+        """
+        if _leases.is_set():
+            with contextlib.suppress(OSError):  # not our file, a writer has it open, or no leases on this file system
+                fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                self._leased = True
+                return
+        _libc.sync_file_range(self._descriptor, ctypes.c_longlong(0), ctypes.c_longlong(0), _WRITE_AND_WAIT)
 
     def keep_lease(self) -> None:
         """Give a lease that is asked back up at once; SourceChanged then. Costs one call to the kernel."""
