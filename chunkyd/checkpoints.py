@@ -96,6 +96,8 @@ CHECKPOINTS: Mapping[str, str] = {
     "server.publish.prepared": "the partial is synced, and about to be recorded as publishing",
     "server.publish.recorded": "the session is recorded as publishing, with its inode",
     "server.publish.taken-back": "publishing met a folder in its place, and is taken back in the records",
+    "server.overtaken.recorded": "a version that a later one has overtaken is recorded as about to be kept beside it",
+    "server.overtaken.kept": "it is kept beside it, durably",
     "server.publish.overtaken": "a later version stands there: complete without a file, the partial still there",
     "server.publish.placed": "the file is published, and not yet recorded as complete",
     "server.complete.recorded": "the session is recorded as complete, with its file",

@@ -22,6 +22,7 @@ from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.storage.base import Attributes, PathConflict, Publication, Storage
+from chunkyd.storage.names import aside_name, free_number
 
 READ_BYTES = 1 << 20
 
@@ -58,6 +59,7 @@ class Publisher:
             self._finish_renamed(record, target)
             return
         if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
+            self._keep_overtaken(record, target)
             self._complete(record, None)
             reached("server.publish.overtaken")
             self._storage.discard(session_id)
@@ -77,6 +79,28 @@ class Publisher:
         reached("server.publish.placed")
         self._complete(record, self._file(record, fingerprint))
         reached("server.complete.recorded")
+
+    def _keep_overtaken(self, record: SessionRecord, target: Target) -> None:
+        """A later initiate's version stands there already. Where old ones are kept, this is one: its client is told
+        that it is complete, and may delete its own.
+
+        Nobody's record names it. A crash in between does it again, or finds that it was done: the partial is gone.
+        """
+        there = self._storage.published(target)
+        if not self._keep_old or there is None or self._has_version(target, record.file_hash, record.total_bytes):
+            return
+        folder, slash, name = target.path.rpartition(b"/")
+
+        def beside(number: int) -> Target:
+            return Target(target.user, folder + slash + aside_name(name, number))
+
+        prepared = self._storage.prepare(record.session_id, Attributes(record.modified_ns, record.mode))
+        if not self._catalog.move(record.session_id, ACTIVE_STATES, SessionState.PUBLISHING, inode=prepared.inode):
+            raise SessionLost(record.session_id)
+        reached("server.overtaken.recorded")
+        free = free_number(lambda number: self._storage.published(beside(number)) is not None)
+        self._storage.publish(record.session_id, beside(free), keep_old=True)
+        reached("server.overtaken.kept")
 
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one.

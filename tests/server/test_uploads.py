@@ -466,6 +466,23 @@ def test_the_later_initiate_wins_the_path() -> None:
     run(scenario)
 
 
+def test_an_overtaken_version_is_kept_where_old_ones_are() -> None:
+    """As it would have been, had it ended in time; a version that is there already is not kept twice."""
+
+    async def scenario() -> None:
+        bench = Bench(keep_old=True)
+        old, new = os.urandom(100), os.urandom(200)
+        first, same = await bench.open(old), await bench.open(new)
+        second = await bench.open(new)
+        for session, data in ((second, new), (first, old), (same, new)):
+            assert await bench.put(session, data) == "complete"
+        assert (bench.content(), bench.content(b"f.~1~"), bench.content(b"f.~2~")) == (new, old, None)
+        assert not list(bench.storage.partials())
+        await bench.close()
+
+    run(scenario)
+
+
 def test_many_races_on_one_path_end_with_the_latest() -> None:
     """Twenty sessions finishing at once: the one initiated last is what is published."""
 
