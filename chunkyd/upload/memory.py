@@ -42,7 +42,7 @@ class Memory(Protocol):
     """What an upload needs remembered. Every method is safe from any thread and durable when it returns."""
 
     def origin(self, fingerprint: Fingerprint) -> Origin:
-        """Whose upload this version's is, and which: the same for the same version, greater for a newer one."""
+        """Whose upload this version's is, and which: greater for a later wish, never for an earlier one."""
         ...
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:

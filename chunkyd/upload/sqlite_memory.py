@@ -85,6 +85,7 @@ class SqliteMemory:
 
     def __init__(self, path: str | None = None) -> None:
         self.path = os.fsdecode(absolute(os.fsencode(path or default_path())))
+        self._opened_ns = max(0, time.time_ns())
         self._lock = threading.Lock()
         with _translated(self.path):
             make_durable_folder(os.path.dirname(self.path))
@@ -157,8 +158,11 @@ class SqliteMemory:
             self._database.close()
 
     def origin(self, fingerprint: Fingerprint) -> Origin:
-        """By the time of the file's last change: where the clock was set back, the server's refusal costs a request."""
-        return Origin(self._identity, max(0, fingerprint.ctime_ns))
+        """By the time this memory was opened: of two commands the one begun later is the later wish, whatever it sends.
+
+        Where the clock was set back, the server's refusal costs a request.
+        """
+        return Origin(self._identity, self._opened_ns)
 
     def known_hash(self, key: UploadKey, fingerprint: Fingerprint) -> str | None:
         """The hash taken of exactly this version, or None."""

@@ -78,3 +78,24 @@ def test_chunky_interrupted_and_run_again(tmp_path: Path) -> None:
         holding.go_on.set()
         wait_until("the older one is refused", lambda: _is_refused(server), 30, server.text)
         assert (server.files() / "file").read_bytes() == newer
+
+
+def test_chunky_and_an_older_file_under_the_same_name(tmp_path: Path) -> None:
+    """The later command is the later wish, though its file is the older one; the server needs no byte of either."""
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    older.write_bytes(b"older" * 1000)
+    newer.write_bytes(b"newer" * 1000)
+    server, holding = Server(tmp_path), _Holding("/initiateUploadSession")
+    with running(server), FaultProxy(server.port) as proxy:
+        upload = ("chunky", "upload", "--state", str(tmp_path / "state.sqlite3"), "--to", proxy.url)
+        for file in (older, newer):
+            run(*upload, str(file))
+        proxy.plan = holding
+        first = Program(tmp_path, "first", str(BIN / upload[0]), *upload[1:], str(newer), "--name", "current")
+        first.begin()
+        wait_until("it is held", holding.held.is_set, 30, first.text)
+        first.stop()
+        run(*upload, str(older), "--name", "current")
+        holding.go_on.set()
+        wait_until("the first one is refused", lambda: _is_refused(server), 30, server.text)
+        assert (server.files() / "current").read_bytes() == older.read_bytes()
