@@ -105,11 +105,13 @@ class Publisher:
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one.
 
-        Where none does, and none later is recorded, nobody can say that this one ever arrived: FileNotFoundError.
+        Where none does, and none later is recorded, nobody can say that this one ever arrived: FileNotFoundError. So it
+        is where the file was written to since. An inode number alone proves nothing: it comes again.
         """
         found = self._storage.finish(target, record.inode) if record.inode is not None else None
-        later = self._catalog.newest_sequence_in_the_way(target) > record.sequence
-        if found is None and not later and self._storage.published(target) is None:
+        if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
+            found = None
+        elif self._storage.published(target) is None or (found is not None and not _is_of(record, found)):
             raise FileNotFoundError(record.session_id)
         self._complete(record, self._file(record, found) if found is not None else None)
         reached("server.complete.caught-up")
@@ -284,6 +286,11 @@ class Publisher:
             sequence=record.sequence,
             published_at=self._clock.wall(),
         )
+
+
+def _is_of(record: SessionRecord, found: Fingerprint) -> bool:
+    """Whether a file has the size and the time that publishing this session has given it."""
+    return found.size == record.total_bytes and record.modified_ns in (None, found.mtime_ns)
 
 
 class _Read(Protocol):

@@ -25,6 +25,9 @@ RECONCILED = 2000  # sessions in one round
 log = logging.getLogger("chunkyd.server")
 
 
+_READINGS = 3  # of a record that changes while it is read
+
+
 class Registry:
     """Finds, adds, drops and expires sessions."""
 
@@ -93,11 +96,14 @@ class Registry:
 
     async def _look_up(self, user: str, session_id: str) -> LiveSession:
         """Not live: complete, dead, a tombstone, another's, or none. One that came alive meanwhile is that one."""
-        record = await self._threads.record(self._catalog.session, session_id)
-        session = self.adopt(record) if record is not None and record.user == user else None
-        if session is None:
-            raise unknown()
-        return session
+        for _ in range(_READINGS):
+            record = await self._threads.record(self._catalog.session, session_id)
+            if record is None or record.user != user:
+                break
+            session = self.adopt(record)
+            if session is not None:
+                return session
+        raise unknown()
 
     def adopt(self, record: SessionRecord) -> LiveSession | None:
         """The live session of this record, or one for the answer only; None: it has changed since it was read."""

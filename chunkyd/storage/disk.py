@@ -77,6 +77,12 @@ class DiskStorage:
                 f"the data folder {data_dir} is in use by process {holder}",
                 mend="stop that server first, or give this one a data folder of its own",
             ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(os.path.join(data_dir, ".LOCK")), os.fstat(lock)):
+                raise StateError(
+                    f"the file system of {data_dir} does not tell a from A: such names would replace each other",
+                    mend="put the data folder on a file system that does",
+                )
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         reached("storage.lock.taken")

@@ -73,9 +73,16 @@ class FileSystem(msgspec.Struct, frozen=True):
         return self.stable_inodes and not self.network
 
     def quiet(self, found: Fingerprint, wall: float) -> float:
-        """For how many seconds a file has been left alone by its own times; 0 where they cannot be trusted."""
-        # ctime alone: no program can set it back, and every write sets it.
-        return max(0.0, wall - found.ctime_ns / 1e9) if self.trusted_times else 0.0
+        """For how many seconds a file has been left alone by its own times; 0 where they cannot be trusted.
+
+        Negative: only in so many seconds its times begin to prove anything.
+        """
+        if not self.trusted_times:
+            return 0.0
+        # ctime alone: no program can set it back, and every write sets it. One of whole seconds may be the kernel's
+        # last word for all of that second (ext4 with small inodes, HFS+): a write later in it leaves the same time.
+        grain = 0.0 if found.ctime_ns % 1_000_000_000 else 1.0
+        return max(-grain, wall - found.ctime_ns / 1e9 - grain)
 
 
 def identity(status: os.stat_result) -> Identity:

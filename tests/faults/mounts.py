@@ -30,15 +30,15 @@ class Disks:
         """The disk is at this point."""
         self._mount(point, "--bind", str(disk))
 
-    def image(self, kind: str, name: str, megabytes: int = 64) -> Path:
-        """A file system of this kind in a file, on a loop device."""
+    def image(self, kind: str, name: str, megabytes: int = 64, options: tuple[str, ...] = ()) -> Path:
+        """A file system of this kind in a file, on a loop device; `options` are for its making."""
         maker = shutil.which(f"mkfs.{kind}")
         if maker is None:
             pytest.skip(f"there is no mkfs.{kind} here")
         image, place = self._folder / f"{name}.img", self._folder / name
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
-        subprocess.run([maker, str(image)], check=True, capture_output=True)
+        subprocess.run([maker, *options, str(image)], check=True, capture_output=True)
         place.mkdir()
         self._mount(place, "-o", "loop", "-t", kind, str(image))
         return place

@@ -48,6 +48,7 @@ class Files:
         self.rules: list[dict[str, Any]] = []
         self.open_flags = 0
         self.longest_name = 255
+        self.folds_case = False
 
     def _met(self, what: str, path: bytes, *, change: bool = True) -> None:
         if change:
@@ -78,13 +79,14 @@ class Files:
         except KeyError:
             raise OSError(errno.ESTALE, "inode") from None
 
-    def _check(self, name: bytes) -> None:
+    def _name(self, name: bytes) -> bytes:
+        """As the disk keeps it."""
         if len(name) > self.longest_name:
             raise OSError(errno.ENAMETOOLONG, "name")
+        return name.lower() if self.folds_case else name
 
     def lookup(self, folder: int, name: bytes) -> Inode:
-        self._check(name)
-        number = self.inode(folder).entries.get(name)
+        number = self.inode(folder).entries.get(self._name(name))
         if number is None:
             raise OSError(errno.ENOENT, "lookup")
         return self.inode(number)
@@ -104,7 +106,7 @@ class Files:
 
     def make(self, folder: int, name: bytes, mode: int, owner: tuple[int, int], target: bytes = b"") -> Inode:
         above = self._met_in("make", folder, name)
-        self._check(name)
+        name = self._name(name)
         if name in above.entries:
             raise OSError(errno.EEXIST, "make")
         self._room_for(1)
@@ -115,17 +117,17 @@ class Files:
     def unlink(self, folder: int, name: bytes) -> None:
         above = self._met_in("unlink", folder, name)
         self.lookup(folder, name)
-        self.disk.leave(above, name)
+        self.disk.leave(above, self._name(name))
 
     def rmdir(self, folder: int, name: bytes) -> None:
         above = self._met_in("rmdir", folder, name)
         if self.lookup(folder, name).entries:
             raise OSError(errno.ENOTEMPTY, "rmdir")
-        self.disk.leave(above, name)
+        self.disk.leave(above, self._name(name))
 
     def rename(self, folder: int, name: bytes, other: int, new: bytes, flags: int) -> None:
         above = self._met_in("rename", folder, name)
-        self._check(new)
+        name, new = self._name(name), self._name(new)
         moved, below = self.lookup(folder, name), self.inode(other)
         there = below.entries.get(new)
         if flags & _EXCHANGE:
@@ -142,7 +144,7 @@ class Files:
 
     def link(self, number: int, folder: int, name: bytes) -> Inode:
         above, inode = self._met_in("link", folder, name), self.inode(number)
-        self._check(name)
+        name = self._name(name)
         if name in above.entries:
             raise OSError(errno.EEXIST, "link")
         self.disk.enter(above, name, inode)
@@ -268,7 +270,7 @@ class Machine:
         elif do == "mend":
             files.rules, files.size = [], None
         elif do == "names":
-            files.longest_name = how["longest"]
+            files.longest_name, files.folds_case = how["longest"], how["folds_case"]
         elif do == "uncached":
             files.open_flags = UNCACHED
         elif do == "remote":
@@ -368,9 +370,9 @@ class StrictDisk:
         """Nothing can be changed any more."""
         self.fail("attributes make unlink rmdir rename link write sync allocate", errno.EROFS)
 
-    def names(self, longest: int) -> None:
-        """Names have so many bytes at most, as on an encrypted disk."""
-        self._tell("names", longest=longest)
+    def names(self, longest: int = 255, *, folds_case: bool = False) -> None:
+        """Names have so many bytes at most, as on an encrypted disk, or stand for those of other case too."""
+        self._tell("names", longest=longest, folds_case=folds_case)
 
     def uncached(self) -> None:
         """Whoever opens a file from now on reads it from the disk each time, as one too big for any memory is read."""

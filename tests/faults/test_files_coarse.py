@@ -16,6 +16,7 @@ import pytest
 
 from chunkyd.control.client import ControlClient
 from tests.e2e.programs import run, sha256, wait_until
+from tests.faults.mounts import disks
 from tests.faults.stage import FILE, MIB, Stage
 from tests.faults.strict_disk import StrictDisk, strict_disk
 
@@ -121,3 +122,21 @@ def test_chunky_between_two_edits(tmp_path: Path) -> None:
         put(stage, disk, "film.mov", FILE)
         run(*command)
         assert sha256(stage.server.files() / "film.mov") == sha256(film)
+
+
+@pytest.mark.parametrize("policy", ["delete", pytest.param("keep", marks=pytest.mark.long)])
+def test_times_of_whole_seconds(tmp_path: Path, policy: str) -> None:
+    """A second edit of the same size within one second, on a real disk without finer times: it is what arrives."""
+    with disks(tmp_path) as made, Stage(tmp_path, box={"after_upload": policy, "settle": "50ms"}) as stage:
+        made.plug(made.image("ext4", "small-inodes", options=("-I", "128")), stage.box)
+        stage.start_server()
+        stage.daemon.start()
+        path, arrived = stage.box / "file", stage.server.files() / "outbox" / "file"
+        time.sleep(1.02 - time.time() % 1)
+        path.write_bytes(b"version1")
+        time.sleep(0.5)
+        assert path.stat().st_ctime_ns % 1_000_000_000 == 0
+        with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+            file.write(b"version2")
+        wait_until("the last version arrives", lambda: arrived.exists() and arrived.read_bytes() == b"version2", 30)
+        wait_until("it is deleted, or kept", lambda: path.exists() == (policy == "keep"), 30)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from chunkyd.catalog.base import FileRecord
+from chunkyd.catalog.base import FileRecord, SessionState
 from chunkyd.catalog.memory import MemoryCatalog
 from chunkyd.clock import ManualClock
 from chunkyd.protocol.paths import Target
@@ -79,3 +79,49 @@ def test_no_renewal_of_what_has_changed_since(change: Callable[[Kept], None]) ->
     before = kept.storage.published(TARGET)
     assert kept.publisher._renewed(kept.session) is None
     assert kept.storage.published(TARGET) == before
+
+
+def _publishing(kept: Kept, modified_ns: int | None) -> None:
+    """The session of the kept file, as a crash between its rename and its record leaves it."""
+    added = kept.catalog.add_session(
+        replace(
+            kept.session,
+            session_id="cut",
+            sequence=0,
+            state=SessionState.PUBLISHING,
+            inode=kept.file.fingerprint.inode,
+            modified_ns=modified_ns,
+        )
+    )
+    kept.catalog.remove_file(TARGET)
+    assert added.session_id == "cut"
+
+
+def test_a_publication_that_was_cut_is_caught_up() -> None:
+    """The file stands there as it was made: it is recorded."""
+    kept = Kept()
+    _publishing(kept, kept.file.fingerprint.mtime_ns)
+    kept.publisher.publish("cut")
+    found = kept.catalog.file(TARGET)
+    assert found is not None
+    assert found.file_hash == sha(DATA)
+
+
+def test_a_file_written_to_since_is_not_what_was_published() -> None:
+    """It has the inode, and another time: nothing is recorded of it, and the client sends its bytes."""
+    kept = Kept()
+    _publishing(kept, kept.file.fingerprint.mtime_ns)
+    kept.storage.set_attributes(TARGET, Attributes(5, None))
+    with pytest.raises(FileNotFoundError):
+        kept.publisher.publish("cut")
+    assert kept.catalog.file(TARGET) is None
+
+
+def test_an_inode_that_came_again_is_a_later_versions() -> None:
+    """The record of the later one stays."""
+    kept = Kept()
+    _publishing(kept, None)
+    later = replace(kept.file, file_hash=sha(OTHER), sequence=1000)
+    kept.know(later)
+    kept.publisher.publish("cut")
+    assert kept.catalog.file(TARGET) == later

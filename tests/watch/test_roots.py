@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.watch.roots import file_system, look
+from chunkyd.files import Fingerprint
+from chunkyd.watch.roots import FileSystem, file_system, look
 
 MOUNTS = rb"""22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:30 / /mnt/nfs rw shared:2 - nfs4 server:/x rw
@@ -67,3 +68,21 @@ def test_looks(tmp_path: Path) -> None:
     assert look(bytes(folder)).identity == look(bytes(link)).identity is not None
     assert look(bytes(tmp_path / "file")).problem == "this is not a folder"
     assert "No such file" in look(bytes(tmp_path / "none")).problem
+
+
+@pytest.mark.parametrize(
+    ("ctime_ns", "quiet"),
+    [
+        (100_500_000_000, 2.5),
+        (100_000_000_000, 2.0),
+        (103_000_000_000, -1.0),
+        (200_000_000_000, -1.0),
+        (200_000_000_001, 0),
+    ],
+)
+def test_whole_seconds_prove_nothing_of_their_own_second(ctime_ns: int, quiet: float) -> None:
+    """Where times have seconds only, a write later in the second of the last one leaves the same time."""
+    local = FileSystem("ext4", network=False, stable_inodes=True)
+    found = Fingerprint(device=1, inode=2, size=3, mtime_ns=0, ctime_ns=ctime_ns)
+    assert local.quiet(found, 103.0) == pytest.approx(quiet)
+    assert FileSystem("vfat", network=False, stable_inodes=False).quiet(found, 103.0) == 0
