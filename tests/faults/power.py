@@ -165,20 +165,20 @@ class PowerStage(Stage):
         assert "0 bad" in verdict or "good" in verdict, verdict
 
     def server_at_rest(self, seconds: float = 60) -> None:
-        """A session may be left of which the daemon has lost the answer with the power, and the file has changed since:
-        one for a cut at most, and none that has a chunk, for that came after its record was durable.
+        """A session may be left whose answer the power took, at either end, and whose file has changed since: one for a
+        cut at most, and none that has a chunk, for that came after its record was durable at both.
         """
-        if self.victim == "daemon":
-            used = {session for session, _, _ in self.said_stored()}
-            wait_until("no session in use is left", lambda: not self._left(used), seconds, self._about)
-            left = self.sessions()
-            assert len(left) <= self.kills
-            for session_id, *_ in left:
-                self.server.command("sessions", "expire", session_id)
+        used = {session for session, _, _ in self.said_stored()}
+        wait_until("no session in use is left", lambda: not self._left(used), seconds, self._about)
+        left = self.sessions()
+        assert len(left) <= self.kills
+        for session_id, *_ in left:
+            self.server.command("sessions", "expire", session_id)
         super().server_at_rest(seconds)
 
     def _left(self, used: set[str]) -> list[str]:
-        return [session_id for session_id, *_ in self.sessions() if session_id[:8] in used]
+        found = self.sessions()
+        return [session_id for session_id, *_, state in found if session_id[:8] in used or state != "receiving"]
 
     def _arrived(self) -> bool:
         there = self.published()
