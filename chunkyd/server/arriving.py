@@ -34,6 +34,7 @@ class BatchFile:
     def __init__(self) -> None:
         self.record: SessionRecord | None = None
         self.wish: Wish | None = None
+        self.offered = False  # only its header came, to ask whether the bytes are needed
         self.renews = False  # the version stands at its path already, and needs no partial
         self.known = False  # the bytes are here already, under this path or another
         self.outcome: Outcome | None = None
@@ -124,15 +125,15 @@ class Arriving:
                 "malformed-request", "A path stands in a batch only once; send the second file in another one."
             )
         self._paths.add(record.target)
-        is_offer = bool(record.total_bytes) and not content
-        if not is_offer and hashlib.sha256(content).hexdigest() != record.file_hash:
+        file.offered = bool(record.total_bytes) and not content
+        if not file.offered and hashlib.sha256(content).hexdigest() != record.file_hash:
             raise problem("digest-mismatch", "")
         kept = self._publisher.kept_versions(record)
         if kept and kept[0].path == record.target:
             file.renews = file.known = True
-            file.record = replace(record, inode=kept[0].fingerprint.inode)
+            file.record = record
             return
-        if is_offer:
+        if file.offered:
             found = self._publisher.read_kept(kept[0]) if kept else None
             if found is None:
                 file.outcome = Outcome("wanted")

@@ -22,7 +22,7 @@ from chunkyd.server.arriving import Arriving, BatchFile
 from chunkyd.server.finish import Finisher, path_problem
 from chunkyd.server.ledger import Ledger, storage_full
 from chunkyd.server.opening import too_late
-from chunkyd.server.publish import Publisher
+from chunkyd.server.publish import NoLongerKept, Publisher
 from chunkyd.server.receive import BodyCut, Receiver
 from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
@@ -109,18 +109,23 @@ class Batches:
                 raise too_late() from error
         for record, failure in published:
             if failure is not None:
-                ready[record.session_id].refuse(self._failed(record, failure))
+                self._failed(ready[record.session_id], record, failure)
         complete = sum(failure is None for _, failure in published)
         log.info("batch: %d of %d files of %s complete", complete, len(files), user)
 
-    def _failed(self, record: SessionRecord, failure: Exception) -> Problem:
+    def _failed(self, file: BatchFile, record: SessionRecord, failure: Exception) -> None:
+        """Give it its outcome; what is still on record is the finisher's."""
         path = readable(record.target)
         if isinstance(failure, PathConflict):
-            return path_problem(failure)
-        log.warning("session %.8s: %s is not published yet, trying again: %s", record.session_id, path, failure)
-        session = LiveSession(record, [(0, record.total_bytes)])
-        self._registry.add(session)
-        self._finisher.start(session)
-        if isinstance(failure, StorageFull):
-            return storage_full(0, 0)
-        return problem("internal", "The file could not be published now; send it once more a little later.")
+            file.refuse(path_problem(failure))
+        elif isinstance(failure, NoLongerKept) and file.offered:
+            file.outcome = Outcome("wanted")
+        elif isinstance(failure, NoLongerKept):
+            file.refuse(problem("internal", "The file has changed here since its bytes came; send it once more."))
+        else:
+            log.warning("session %.8s: %s is not published yet, trying again: %s", record.session_id, path, failure)
+            session = LiveSession(record, [(0, record.total_bytes)])
+            self._registry.add(session)
+            self._finisher.start(session)
+            text = "The file could not be published now; send it once more a little later."
+            file.refuse(storage_full(0, 0) if isinstance(failure, StorageFull) else problem("internal", text))

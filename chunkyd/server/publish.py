@@ -21,7 +21,7 @@ from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
-from chunkyd.storage.base import Attributes, PathConflict, Publication, Storage
+from chunkyd.storage.base import Attributes, PathConflict, Publication, Reader, Storage
 from chunkyd.storage.names import aside_name, free_number
 
 READ_BYTES = 1 << 20
@@ -35,6 +35,10 @@ class SessionLost(Exception):
     """The session was ended or expired meanwhile; nothing was published."""
 
 
+class NoLongerKept(Exception):
+    """The version that was to be renewed does not stand at its path any more: its bytes have to come."""
+
+
 class Publisher:
     """Publishes, and knows which versions a user already has."""
 
@@ -44,6 +48,7 @@ class Publisher:
         self._clock = clock
         self._keep_old = keep_old
         self._stopping = threading.Event()
+        self._placed: dict[str, Fingerprint] = {}  # published in this run and not yet recorded: it needs no reading
 
     def stop(self) -> None:
         """Give up copying and reading; renaming and recording go on to their end."""
@@ -77,6 +82,7 @@ class Publisher:
             reached("server.publish.taken-back")
             raise
         reached("server.publish.placed")
+        self._placed[session_id] = fingerprint
         self._complete(record, self._file(record, fingerprint))
         reached("server.complete.recorded")
 
@@ -105,16 +111,39 @@ class Publisher:
     def _finish_renamed(self, record: SessionRecord, target: Target) -> None:
         """A crash came between rename and COMPLETE. Where another file stands there by now, it is the newer one.
 
-        Where none does, and none later is recorded, nobody can say that this one ever arrived: FileNotFoundError. So it
-        is where the file was written to since. An inode number alone proves nothing: it comes again.
+        Where none does, or still the one before, and none later is recorded, nobody can say that this one ever arrived:
+        FileNotFoundError. A renewal, which has no inode, had nothing to rename: it is forgotten.
         """
-        found = self._storage.finish(target, record.inode) if record.inode is not None else None
-        if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
-            found = None
-        elif self._storage.published(target) is None or (found is not None and not _is_of(record, found)):
-            raise FileNotFoundError(record.session_id)
+        if record.inode is None:
+            self._catalog.end(record.session_id)
+            raise SessionLost(record.session_id)
+        found = None
+        if self._catalog.newest_sequence_in_the_way(target) < record.sequence:
+            found = self._arrived(record, target, record.inode)
+            if found is None and self._is_as_before(target):
+                raise FileNotFoundError(record.session_id)
         self._complete(record, self._file(record, found) if found is not None else None)
         reached("server.complete.caught-up")
+
+    def _arrived(self, record: SessionRecord, target: Target, inode: int) -> Fingerprint | None:
+        """The file at the target, durable, if it is this version.
+
+        The inode alone tells nothing: its number is given anew once it is free, and its bytes may have been edited.
+        """
+        found = self._storage.finish(target, inode)
+        reader = self._storage.open_published(target) if found is not None else None
+        if found is None or reader is None:
+            return None
+        with contextlib.closing(reader):
+            placed = self._placed.get(record.session_id)
+            right = placed is not None and found.same_version(placed)
+            right = right or self._holds(reader, record.file_hash, record.total_bytes)
+            return found if right and reader.fingerprint().same_version(found) else None
+
+    def _is_as_before(self, target: Target) -> bool:
+        """Whether nothing stands there, or what was recorded there before."""
+        file = self._catalog.file(target)
+        return self._storage.published(target) is None or (file is not None and self._is_as_recorded(file))
 
     def _complete(self, record: SessionRecord, file: FileRecord | None) -> None:
         """Of a session that no client can ask for, nothing is left."""
@@ -124,6 +153,7 @@ class Publisher:
             self._catalog.complete_all([(record.session_id, file)])
         else:
             self._catalog.end(record.session_id)
+        self._placed.pop(record.session_id, None)
 
     def kept_versions(self, record: SessionRecord) -> list[FileRecord]:
         """Where the user has this version, by the records, and the file is still as it was when it was checked.
@@ -165,10 +195,11 @@ class Publisher:
     ) -> list[tuple[SessionRecord, Exception | None]]:
         """The same steps for many, each made for all of them before the next; no two may have one path.
 
-        The partials of the `new` ones are prepared; the `renewed` ones stand at their path already, and their record
-        names that inode, so that a crash finds them as if they had just been renamed. All are PUBLISHING, `unnamed`,
-        and without a sequence yet. Given back: the recorded session and what has failed. Of a session without failure,
-        or with PathConflict, nothing is left; with any other it stays PUBLISHING, to be published as after a crash.
+        The partials of the `new` ones are prepared, and their record names the inode; the `renewed` ones stand at their
+        path already, and a crash leaves nothing of them to be finished. All are PUBLISHING, `unnamed`, and without a
+        sequence yet. Given back: the recorded session and what has failed. Of a session without failure, with
+        PathConflict, or with NoLongerKept, nothing is left; with any other it stays PUBLISHING, to be published as
+        after a crash.
 
         Their `wishes` count, and their `key` is used up, in the commit that gives them their sequence; they are
         remembered `until` then. Raises TooLate, and then nothing is published.
@@ -181,17 +212,31 @@ class Publisher:
         ]
         together = list(zip(added, outcomes, strict=True))
         published = [(record, found) for record, found in together if isinstance(found, Fingerprint)]
+        self._placed.update((record.session_id, found) for record, found in published if record.inode is not None)
         reached("server.batch.placed")
+        unrecorded: ChunkyError | None = None
         try:
             self._catalog.complete_all([(record.session_id, self._file(record, found)) for record, found in published])
         except ChunkyError as error:
-            return [(record, found if isinstance(found, Exception) else error) for record, found in together]
-        reached("server.batch.completed")
-        for record, found in together:
-            if isinstance(found, PathConflict):
+            unrecorded = error
+        else:
+            reached("server.batch.completed")
+            for record, _ in published:
+                self._placed.pop(record.session_id, None)
+        return [
+            (record, self._take_back(record, found) if isinstance(found, Exception) else unrecorded)
+            for record, found in together
+        ]
+
+    def _take_back(self, record: SessionRecord, failure: Exception) -> Exception:
+        """Leave nothing of what cannot be published, whenever it is tried; of anything else, all."""
+        if isinstance(failure, PathConflict | NoLongerKept):
+            try:
                 self._catalog.end(record.session_id)
                 self._storage.discard(record.session_id)
-        return [(record, found if isinstance(found, Exception) else None) for record, found in together]
+            except (ChunkyError, OSError) as error:
+                return error
+        return failure
 
     def _publication(self, record: SessionRecord) -> Publication:
         target = Target(record.user, record.target)
@@ -200,7 +245,7 @@ class Publisher:
 
     def _renew_one(self, record: SessionRecord) -> Fingerprint | Exception:
         try:
-            return self._renewed(record) or FileNotFoundError(record.session_id)
+            return self._renewed(record) or NoLongerKept(record.session_id)
         except (ChunkyError, OSError) as error:
             return error
 
@@ -271,10 +316,12 @@ class Publisher:
         reader = self._storage.open_published(target)
         if reader is None:
             return False
-        try:
-            return reader.fingerprint().size == size and hash_whole(reader.read, size, self._go_on) == file_hash
-        finally:
-            reader.close()
+        with contextlib.closing(reader):
+            return self._holds(reader, file_hash, size)
+
+    def _holds(self, reader: Reader, file_hash: str, size: int) -> bool:
+        """Whether an open file is this version, byte for byte."""
+        return reader.fingerprint().size == size and hash_whole(reader.read, size, self._go_on) == file_hash
 
     def _file(self, record: SessionRecord, fingerprint: Fingerprint) -> FileRecord:
         return FileRecord(
@@ -286,11 +333,6 @@ class Publisher:
             sequence=record.sequence,
             published_at=self._clock.wall(),
         )
-
-
-def _is_of(record: SessionRecord, found: Fingerprint) -> bool:
-    """Whether a file has the size and the time that publishing this session has given it."""
-    return found.size == record.total_bytes and record.modified_ns in (None, found.mtime_ns)
 
 
 class _Read(Protocol):

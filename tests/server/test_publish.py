@@ -107,16 +107,6 @@ def test_a_publication_that_was_cut_is_caught_up() -> None:
     assert found.file_hash == sha(DATA)
 
 
-def test_a_file_written_to_since_is_not_what_was_published() -> None:
-    """It has the inode, and another time: nothing is recorded of it, and the client sends its bytes."""
-    kept = Kept()
-    _publishing(kept, kept.file.fingerprint.mtime_ns)
-    kept.storage.set_attributes(TARGET, Attributes(5, None))
-    with pytest.raises(FileNotFoundError):
-        kept.publisher.publish("cut")
-    assert kept.catalog.file(TARGET) is None
-
-
 def test_an_inode_that_came_again_is_a_later_versions() -> None:
     """The record of the later one stays."""
     kept = Kept()

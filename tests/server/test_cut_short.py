@@ -1,0 +1,178 @@
+"""What is believed of a publication that was cut short, and what becomes of one that fails on its way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from chunkyd.catalog.base import SessionState
+from chunkyd.errors import Problem
+from chunkyd.protocol.batch import Outcome
+from chunkyd.protocol.digests import content_digest
+from chunkyd.protocol.paths import Target
+from tests.server.batches import entry
+from tests.server.bench import Bench, pieces, run, until
+
+ONE, TWO, THREE = b"one" * 100, b"two" * 100, b"thr" * 100
+TARGET = Target("u", b"f")
+
+
+async def batch(bench: Bench, *entries: bytes, body: AsyncIterator[bytes] | None = None) -> list[Outcome]:
+    """One batch of the user's, in one piece where nothing else is said."""
+    whole = b"".join(entries)
+    digests = {"crc32c": content_digest(whole)}
+    return await bench.uploads.batch("u", len(whole), digests, body or pieces(whole))
+
+
+async def interrupted(bench: Bench, first: bytes, meanwhile: Callable[[], Awaitable[None]]) -> list[Outcome]:
+    """A batch during whose body something else happens: its first file has been judged by then."""
+    last = entry(b"last", b"last")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield first
+        await meanwhile()
+        yield last
+
+    return await batch(bench, first, last, body=body())
+
+
+def reuse(bench: Bench, inode: int) -> None:
+    """The file there has this inode number: it was free, and was given once more."""
+    bench.storage._files[TARGET].inode = inode
+
+
+@pytest.mark.parametrize("offered", [True, False])
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_renewal_of_what_was_replaced_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, by_hand: bool, offered: bool
+) -> None:
+    """Neither complete nor recorded, though the newer file has the old one's inode: its bytes are asked for."""
+    for name in ("GATHER_LEAST", "GATHER_MOST"):  # each piece is judged before the next comes
+        monkeypatch.setattr(f"chunkyd.server.receive.{name}", 1)
+
+    async def scenario() -> None:
+        bench = Bench()
+        await batch(bench, entry(b"f", ONE))
+        blob = bench.storage._files[TARGET]
+
+        async def meanwhile() -> None:
+            if by_hand:
+                blob.write(0, THREE)
+            else:
+                await batch(bench, entry(b"f", TWO, modified_ns=5))
+                await batch(bench, entry(b"f", THREE, modified_ns=6))
+                reuse(bench, blob.inode)
+
+        found = await interrupted(bench, entry(b"f", ONE, offered=offered), meanwhile)
+        assert [outcome.result for outcome in found] == ["wanted" if offered else "refused", "complete"]
+        assert not bench.uploads._registry.live and not list(bench.catalog.sessions())
+        assert bench.content() == THREE
+        (asked,) = await batch(bench, entry(b"f", ONE, offered=True))
+        assert asked.result == "wanted"
+        (sent,) = await batch(bench, entry(b"f", ONE))
+        assert sent.result == "complete" and not sent.known
+        assert bench.content() == ONE
+        await bench.close()
+
+    run(scenario)
+
+
+async def restarted(bench: Bench) -> Bench:
+    """The next run over the same disk and catalog, when it has finished what the last one left."""
+    again = Bench(bench.storage, bench.catalog, clock=bench.clock)
+    again.uploads.load()
+    again.uploads.resume()
+    await until(lambda: not again.uploads._registry.live)
+    return again
+
+
+class Died(BaseException):
+    """The server is no more."""
+
+
+@pytest.mark.parametrize("step", ["server.batch.recorded", "server.batch.placed"])
+@pytest.mark.parametrize("renewal", [True, False])
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_batch_cut_short_and_a_file_edited_before_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, step: str, renewal: bool, edited: bool
+) -> None:
+    """What the next start records under a hash has that hash, whatever inode it finds."""
+
+    def die(name: str) -> None:
+        if name == step:
+            raise Died
+
+    async def scenario() -> None:
+        bench = Bench()
+        if renewal:
+            await batch(bench, entry(b"f", ONE))
+        with monkeypatch.context() as patched:
+            patched.setattr("chunkyd.server.publish.reached", die)
+            with pytest.raises(Died):
+                await batch(bench, entry(b"f", ONE, modified_ns=7))
+        if edited and TARGET in bench.storage._files:
+            bench.storage._files[TARGET].write(0, THREE)
+        await bench.close()
+        again = await restarted(bench)
+        assert not list(again.catalog.sessions())
+        (asked,) = await batch(again, entry(b"f", ONE, offered=True))
+        assert asked.result == ("complete" if again.content() == ONE and _is_recorded(again) else "wanted")
+        if not edited and not (renewal and step == "server.batch.placed"):
+            assert asked.result == "complete"
+        await again.close()
+
+    run(scenario)
+
+
+def _is_recorded(bench: Bench) -> bool:
+    file, found = bench.catalog.file(TARGET), bench.storage.published(TARGET)
+    return file is not None and found is not None and found.same_version(file.fingerprint)
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_an_inode_number_given_once_more(monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    """Published, not recorded, replaced: the file that has its number by then is not taken for it."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 100.0)
+
+    async def scenario() -> None:
+        bench = Bench()
+        session = await bench.open(ONE)
+        bench.catalog.full = {"complete"}
+        await bench.put(session, ONE)
+        assert bench.content() == ONE
+        inode = bench.storage._files[TARGET].inode
+        await bench.close()
+        bench.catalog.full = set()
+        if later:
+            other = Bench(bench.storage, bench.catalog, clock=bench.clock)
+            await other.upload(THREE)
+            await other.close()
+        else:
+            bench.storage._files[TARGET].write(0, THREE)
+        reuse(bench, inode)
+        again = await restarted(bench)
+        assert (await again.uploads.find("u", session.session_id)).status() == "complete"
+        file = again.catalog.file(TARGET)
+        assert file is None or file.file_hash != session.record.file_hash
+        await again.close()
+
+    run(scenario)
+
+
+def test_an_old_version_is_not_the_one_that_was_to_come() -> None:
+    """The partial is gone, by somebody's hand, before it was published: what stood there before proves nothing."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(ONE)
+        session = await bench.open(TWO)
+        bench.catalog.move(session.session_id, {SessionState.RECEIVING}, SessionState.PUBLISHING, inode=12345)
+        bench.storage.discard(session.session_id)
+        await bench.close()
+        again = await restarted(bench)
+        with pytest.raises(Problem, match="Invalid session ID"):
+            await again.uploads.find("u", session.session_id)
+        await again.close()
+
+    run(scenario)
