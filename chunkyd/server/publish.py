@@ -202,13 +202,23 @@ class Publisher:
         after a crash.
 
         Their `wishes` count, and their `key` is used up, in the commit that gives them their sequence; they are
-        remembered `until` then. Raises TooLate, and then nothing is published.
+        remembered `until` then. Raises TooLate, or what the catalog raises there, and then nothing is recorded; never
+        anything later.
         """
         added = self._catalog.add_sessions([*new, *renewed], wishes=wishes, key=key, until=until)
         reached("server.batch.recorded")
+        try:
+            return self._publish_added(added[: len(new)], added[len(new) :])
+        except Exception as error:  # noqa: BLE001 — they are on record now: whatever it is, it is told of each of them
+            return [(record, error) for record in added]
+
+    def _publish_added(
+        self, new: Sequence[SessionRecord], renewed: Sequence[SessionRecord]
+    ) -> list[tuple[SessionRecord, Exception | None]]:
+        added = [*new, *renewed]
         outcomes = [
-            *self._storage.publish_all([self._publication(record) for record in added[: len(new)]]),
-            *map(self._renew_one, added[len(new) :]),
+            *self._storage.publish_all([self._publication(record) for record in new]),
+            *map(self._renew_one, renewed),
         ]
         together = list(zip(added, outcomes, strict=True))
         published = [(record, found) for record, found in together if isinstance(found, Fingerprint)]

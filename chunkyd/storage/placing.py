@@ -21,7 +21,10 @@ import re
 import stat
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from chunkyd.checkpoints import reached
+from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.storage.base import NameRefused, PathConflict
 from chunkyd.storage.folders import NO_NAME, Walk, status
 from chunkyd.storage.names import aside_name, free_number
@@ -71,16 +74,24 @@ class Placing:
         self._has_leftover = False
         self._above: int | None = None
 
-    def place(self, names: list[bytes], name: bytes, *, keep_old: bool) -> None:
-        """All steps up to the rename; on an error, everything is as it was. `names[0]` is the user's folder."""
-        partial = os.stat(self._partial, dir_fd=self._partials, follow_symlinks=False)
+    def place(self, names: list[bytes], name: bytes, *, keep_old: bool) -> Fingerprint:
+        """All steps up to the rename; on an error, everything is as it was. `names[0]` is the user's folder.
+
+        The fingerprint is that of what was placed, whoever takes it away or edits it at once: only the rename's own
+        mark, the time of the change, is taken after it.
+        """
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened = os.open(self._partial, flags, dir_fd=self._partials)
         try:
+            partial = os.fstat(opened)
             self._place(names, name, partial, keep_old)
+            return replace(fingerprint(partial), ctime_ns=os.fstat(opened).st_ctime_ns)
         except OSError as error:
             if error.errno in NO_NAME:
                 raise NameRefused(name) from error
             raise
         finally:
+            os.close(opened)
             if self._above is not None:
                 os.close(self._above)
 
@@ -102,10 +113,11 @@ class Placing:
             self._undo.pop_all()
 
     def clean(self) -> None:
-        """Free the replaced file that stood in the way of a folder; start-up does it after a crash."""
+        """Free the replaced file that stood in the way of a folder; start-up does it after a crash, or a failure."""
         if self._has_leftover:
             reached("storage.replaced.freeing")
-            os.unlink(self._leftover, dir_fd=self._partials)
+            with contextlib.suppress(OSError):
+                os.unlink(self._leftover, dir_fd=self._partials)
             reached("storage.replaced.freed")
 
     def _enter(self, folder: bytes, keep_old: bool, *, may_give_way: bool) -> None:

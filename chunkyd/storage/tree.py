@@ -37,7 +37,10 @@ class Tree:
         for names, together in itertools.groupby(publications, _folder_names):
             waiting = list(together)
             while waiting:
-                done = self._visit(names, waiting)
+                try:
+                    done = self._visit(names, waiting)
+                except OSError as error:  # before anything was placed: no descriptor is left, say
+                    done = [error]
                 outcomes += done
                 waiting = waiting[len(done) :]
         return outcomes
@@ -45,7 +48,7 @@ class Tree:
     def _visit(self, names: list[bytes], publications: list[Publication]) -> list[Published]:
         """Place one behind the other in one folder, up to the first that fails, and sync the folder once."""
         placings: list[Placing] = []
-        found: list[os.stat_result] = []
+        found: list[Published] = []
         failed: list[Published] = []
         with contextlib.closing(Walk(self._files)) as walk:
             with self._lock:
@@ -56,12 +59,12 @@ class Tree:
                     name = path_names(publication.target.path)[-1]
                     try:
                         with disk_full_is_storage_full(DISK_FULL_TEXT):
-                            placing.place([] if placings else names, name, keep_old=publication.keep_old)
+                            placed = placing.place([] if placings else names, name, keep_old=publication.keep_old)
                     except (PathConflict, OSError, StorageFull) as error:
                         failed = [error]
                         break
                     placings.append(placing)
-                    found.append(os.stat(name, dir_fd=walk.folder, follow_symlinks=False))
+                    found.append(placed)
             # The partials' folder needs no sync: a partial that comes back after a power cut is the published inode.
             try:
                 os.fsync(walk.folder)
@@ -70,7 +73,7 @@ class Tree:
             reached("storage.publish.synced")
         for placing in placings:
             placing.clean()
-        return [*map(fingerprint, found), *failed]
+        return found + failed
 
     def finish(self, target: Target, inode: int) -> Fingerprint | None:
         """See `Storage.finish`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from chunkyd.catalog.base import SessionState
-from chunkyd.errors import Problem
+from chunkyd.errors import Problem, StorageFull
 from chunkyd.protocol.batch import Outcome
 from chunkyd.protocol.digests import content_digest
 from chunkyd.protocol.paths import Target
+from chunkyd.server.publish import Stopped
+from chunkyd.storage.memory import MemoryStorage
 from tests.server.batches import entry
 from tests.server.bench import Bench, pieces, run, until
 
@@ -174,5 +177,56 @@ def test_an_old_version_is_not_the_one_that_was_to_come() -> None:
         with pytest.raises(Problem, match="Invalid session ID"):
             await again.uploads.find("u", session.session_id)
         await again.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad sector"), Stopped(), RuntimeError("a mistake")])
+def test_a_batch_that_fails_after_it_was_recorded(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """No partial goes that a record still names: each file is told to have failed, and published when it can be."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        bench = Bench(keep_old=True)
+        await batch(bench, entry(b"f", ONE))
+        bench.catalog.remove_file(TARGET)  # so that it has to be read
+        once = [error]
+
+        def failing(target: Target) -> object:
+            if once:
+                raise once.pop()
+            return MemoryStorage.open_published(bench.storage, target)
+
+        monkeypatch.setattr(bench.storage, "open_published", failing)
+        found = await batch(bench, entry(b"f", TWO), entry(b"g", THREE))
+        assert [outcome.result for outcome in found] == ["refused", "refused"]
+        await until(lambda: not bench.uploads._registry.live)
+        assert (bench.content(), bench.content(b"g"), bench.content(b"f.~1~")) == (TWO, THREE, ONE)
+        assert not list(bench.catalog.sessions()) and not list(bench.storage.partials())
+        await bench.close()
+
+    run(scenario)
+
+
+def test_what_is_in_the_way_of_one_file_of_a_batch_that_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog fails at the end of a batch: what is complete is recorded later, and nothing is left of the other."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(ONE, b"f/deep")
+
+        def full(published: object) -> None:
+            monkeypatch.undo()
+            raise StorageFull("the catalog's disk is full")
+
+        monkeypatch.setattr(bench.catalog, "complete_all", full)
+        found = await batch(bench, entry(b"f", TWO), entry(b"g", THREE))
+        assert [outcome.problem and outcome.problem.name for outcome in found] == ["path-conflict", "storage-full"]
+        await until(lambda: not bench.uploads._registry.live)
+        assert [record.target for record in bench.catalog.sessions()] == [b"f/deep"]
+        assert bench.catalog.file(Target("u", b"g")) is not None
+        assert not list(bench.storage.partials())
+        await bench.close()
 
     run(scenario)
