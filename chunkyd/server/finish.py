@@ -80,23 +80,32 @@ class Finisher:
     async def _run(self, session: LiveSession) -> None:
         delay = FIRST_RETRY_SECONDS
         try:
-            while not session.gone:
-                try:
-                    await self._finish(session)
-                    return
-                except (ChunkyError, OSError) as error:
-                    if isinstance(error, FileNotFoundError) and await self._is_lost(session):
-                        return
-                    log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
+            while not session.gone and not await self._try(session):
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
         except Stopped:
             return
-        except Exception:
-            log.exception("session %.8s: finishing it failed", session.session_id)
         finally:
             session.busy -= 1
             self._tasks.pop(session.session_id, None)
+
+    async def _try(self, session: LiveSession) -> bool:
+        """Whether nothing is left to be done. Whatever fails is tried again: nobody else would."""
+        try:
+            try:
+                await self._finish(session)
+            except FileNotFoundError:
+                if not await self._is_lost(session):
+                    raise
+        except Stopped:
+            raise
+        except (ChunkyError, OSError) as error:
+            log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
+            return False
+        except Exception:
+            log.exception("session %.8s: finishing it failed, trying again", session.session_id)
+            return False
+        return True
 
     async def _is_lost(self, session: LiveSession) -> bool:
         """Whether it is the partial that is not there; else somebody has moved a folder on the way to the target."""

@@ -91,6 +91,8 @@ class Opener:
                 return session
             if session is not None:
                 await self._registry.expire(session)
+            else:
+                await self._registry.clear()
         raise problem("internal", "The session of this Idempotency-Key changes all the time; use another key.")
 
     async def _open(self, record: SessionRecord, wish: Wish | None) -> LiveSession | None:
@@ -98,7 +100,11 @@ class Opener:
         kept = [] if late else await self._threads.record(self._publisher.kept_versions, record)
         if kept and kept[0].path == record.target:
             async with self._finisher.user_locks[record.user]:
-                renewed = await self._threads.record(self._add_renewed, record, wish)
+                try:
+                    renewed = await self._threads.record(self._add_renewed, record, wish)
+                except Exception:
+                    await self._registry.abandon(record.session_id)
+                    raise
             if renewed is not None:
                 return self._registry.adopt(renewed)
         if kept and record.total_bytes:

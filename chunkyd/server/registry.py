@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionRecord, SessionState
 from chunkyd.checkpoints import reached
@@ -42,6 +43,7 @@ class Registry:
         self._ttl = ttl
         self._by_idempotency: dict[bytes, LiveSession] = {}
         self._to_reconcile: list[str] = []
+        self._to_clear: dict[str, Callable[[str], None]] = {}  # not live, and on record as if they were
         self.live: dict[str, LiveSession] = {}
 
     def load(self) -> None:
@@ -138,11 +140,33 @@ class Registry:
         log.error("session %.8s: its partial file is gone; the session is forgotten", session.session_id)
         session.gone = True
         self.drop(session)
-        await self._threads.record(self._catalog.end, session.session_id)
+        await self._clear(session.session_id, self._catalog.end)
         return unknown()
+
+    async def abandon(self, session_id: str) -> None:
+        """A session that failed while it was opened: its record, if there is one by now, was never to be."""
+        await self._clear(session_id, self._catalog.forget)
+
+    async def _clear(self, session_id: str, forget: Callable[[str], None]) -> None:
+        self._to_clear[session_id] = forget
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Take off the record what is not live. What cannot be now stays to be cleared, by housekeeping, or by the next
+        initiate with its key, which would find neither a session nor the way to a new one.
+        """
+        for session_id, forget in list(self._to_clear.items()):
+            try:
+                await self._threads.record(forget, session_id)
+                await self._threads.record(self._storage.discard, session_id)
+            except (ChunkyError, OSError) as error:
+                log.warning("session %.8s: lost, but not yet cleared away: %s", session_id, error)
+                return
+            self._to_clear.pop(session_id, None)
 
     async def sweep(self, limit: int = 256) -> None:
         """Expire what is due and purge tombstones, in bites; what is busy stays, and is passed over."""
+        await self.clear()
         while await self._threads.record(self._catalog.purge_wishes, self._time.now(), limit) == limit:
             pass
         asked = limit

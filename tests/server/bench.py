@@ -57,6 +57,10 @@ class FailingCatalog(MemoryCatalog):
         self._check("end")
         super().end(session_id)
 
+    def forget(self, session_id: str) -> None:
+        self._check("forget")
+        super().forget(session_id)
+
     def expire(self, session_id: str, tombstone_until: float) -> bool:
         self._check("expire")
         return super().expire(session_id, tombstone_until)

@@ -230,3 +230,85 @@ def test_what_is_in_the_way_of_one_file_of_a_batch_that_cannot_be_recorded(monke
         await bench.close()
 
     run(scenario)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_renewal_that_fails(kept: bool) -> None:
+    """Its key leads to a session once the trouble is over, and no record is left behind, whoever asks again or not."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(ONE)
+        bench.catalog.full = {"complete", "forget"}
+        with pytest.raises(Problem, match="Storage full"):
+            await bench.open(ONE, key=b"k", modified_ns=7)
+        with pytest.raises(Problem, match="Internal error"):
+            await bench.open(ONE, key=b"k", modified_ns=7)
+        bench.catalog.full = set()
+        if not kept:
+            bench.storage._files.pop(TARGET)
+        session = await bench.open(ONE, key=b"k", modified_ns=7)
+        if session.status() == "incomplete":
+            await bench.put(session, ONE)
+        assert session.status() == "complete"
+        assert bench.content() == ONE
+        assert {record.state for record in bench.catalog.sessions()} == {SessionState.COMPLETE}
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_renewal_that_fails_and_is_not_asked_for_again() -> None:
+    """Housekeeping takes it off the record."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(ONE)
+        bench.catalog.full = {"complete", "forget"}
+        with pytest.raises(Problem, match="Storage full"):
+            await bench.open(ONE, key=b"k", modified_ns=7)
+        assert len(list(bench.catalog.sessions())) == 2
+        bench.catalog.full = set()
+        await bench.uploads.tick()
+        assert len(list(bench.catalog.sessions())) == 1
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_lost_partial_while_the_catalog_takes_nothing() -> None:
+    """Its client is told at once, and its record ends when that can be recorded."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        session = await bench.open(ONE, key=b"k")
+        bench.storage.discard(session.session_id)
+        bench.catalog.full = {"end"}
+        with pytest.raises(Problem, match="Invalid session ID"):
+            await bench.put(session, ONE)
+        bench.catalog.full = set()
+        await bench.uploads.tick()
+        assert not list(bench.catalog.sessions())
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_mistake_while_a_session_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged, and the session is finished at the next try: its client only sees it verifying meanwhile."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        bench = Bench()
+        session = await bench.open(ONE)
+        move = bench.catalog.move
+
+        def fail(*arguments: object, **more: object) -> bool:
+            monkeypatch.setattr(bench.catalog, "move", move)
+            raise RuntimeError("a mistake")
+
+        monkeypatch.setattr(bench.catalog, "move", fail)
+        assert await bench.put(session, ONE) == "complete"
+        await bench.close()
+
+    run(scenario)
