@@ -29,47 +29,46 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-class TestPublished:
-    """What becomes of a file when it has its name."""
+def test_taken_away_at_once(disk: DiskStorage, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes files as they come spoils none: each was published, those behind it in its folder too."""
+    files = data_dir / "files" / "ann"
 
-    def test_taken_away_at_once(self, disk: DiskStorage, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever takes files as they come spoils none: each was published, those behind it in its folder too."""
-        files = data_dir / "files" / "ann"
+    def take(name: str) -> None:
+        if name == "storage.publish.renamed":
+            (files / "0").rename(data_dir / "taken") if (files / "0").exists() else None
 
-        def take(name: str) -> None:
-            if name == "storage.publish.renamed":
-                (files / "0").rename(data_dir / "taken") if (files / "0").exists() else None
+    monkeypatch.setattr("chunkyd.storage.placing.reached", take)
+    publications = [Publication(upload(disk, b"new"), Target("ann", b"%d" % number), False) for number in range(3)]
+    found = disk.publish_all(publications)
+    assert all(isinstance(each, Fingerprint) for each in found)
+    assert found[0] == fingerprint((data_dir / "taken").stat())
+    assert everything(disk) == {b"1": b"new", b"2": b"new"}
 
-        monkeypatch.setattr("chunkyd.storage.placing.reached", take)
-        publications = [Publication(upload(disk, b"new"), Target("ann", b"%d" % number), False) for number in range(3)]
-        found = disk.publish_all(publications)
-        assert all(isinstance(each, Fingerprint) for each in found)
-        assert found[0] == fingerprint((data_dir / "taken").stat())
-        assert everything(disk) == {b"1": b"new", b"2": b"new"}
 
-    def test_edited_at_once(self, disk: DiskStorage, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The fingerprint is that of what was published, not of what an editor made of it before it was taken."""
+def test_edited_at_once(disk: DiskStorage, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fingerprint is that of what was published, not of what an editor made of it before it was taken."""
 
-        def edit(name: str) -> None:
-            if name == "storage.publish.renamed":
-                (data_dir / "files" / "ann" / "x").write_bytes(b"old")
+    def edit(name: str) -> None:
+        if name == "storage.publish.renamed":
+            (data_dir / "files" / "ann" / "x").write_bytes(b"old")
 
-        monkeypatch.setattr("chunkyd.storage.placing.reached", edit)
-        found = publish(disk, b"x", b"new")
-        now = disk.published(Target("ann", b"x"))
-        assert now is not None
-        assert not now.same_version(found)
+    monkeypatch.setattr("chunkyd.storage.placing.reached", edit)
+    found = publish(disk, b"x", b"new")
+    now = disk.published(Target("ann", b"x"))
+    assert now is not None
+    assert not now.same_version(found)
 
-    def test_no_descriptor_is_left(self, disk: DiskStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """That is each file's own failure, and all partials are still there."""
-        publications = [Publication(upload(disk, b"new"), Target("ann", b"%d" % number), False) for number in range(3)]
 
-        def fail(root: int) -> None:
-            raise OSError(errno.EMFILE, "too many")
+def test_no_descriptor_is_left(disk: DiskStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is each file's own failure, and all partials are still there."""
+    publications = [Publication(upload(disk, b"new"), Target("ann", b"%d" % number), False) for number in range(3)]
 
-        monkeypatch.setattr("chunkyd.storage.tree.Walk", fail)
-        assert [type(each) for each in disk.publish_all(publications)] == [OSError] * 3
-        assert len(list(disk.partials())) == 3
+    def fail(root: int) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr("chunkyd.storage.tree.Walk", fail)
+    assert [type(each) for each in disk.publish_all(publications)] == [OSError] * 3
+    assert len(list(disk.partials())) == 3
 
 
 class TestLinks:
