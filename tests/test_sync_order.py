@@ -136,7 +136,7 @@ def source(tmp_path: Path) -> Iterator[Path]:
 def finish(source: Path, policy: Delete | Move) -> Outcome:
     """What is done after the upload, for job 7."""
     root = os.fsencode(source.parent.parent)
-    return after_upload(root, b"sub/film.mov", 7, fingerprint(os.stat(source)), policy)
+    return after_upload(root, b"sub/film.mov", (7, "feed"), fingerprint(os.stat(source)), policy)
 
 
 def test_a_source_that_is_deleted(source: Path, steps: list[Step]) -> None:
@@ -167,7 +167,7 @@ def test_a_source_that_is_copied(source: Path, steps: list[Step], tmp_path: Path
         assert finish(source, Move(str(target))) is Outcome.MOVED
         new = target / "sub"
         named = steps.index(("name", str(new / "film.mov")))
-        removed = next(n for n, (what, path) in enumerate(steps) if what == "remove" and path.endswith("-sent-7"))
+        removed = next(n for n, (what, path) in enumerate(steps) if what == "remove" and "-sent-7-" in path)
         assert named < removed
         bytes_synced = [path for what, path in steps[:named] if what == "sync" and Path(path).parent == new]
         assert bytes_synced, "its bytes before its name"

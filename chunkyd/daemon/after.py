@@ -3,12 +3,13 @@
 The order, and why it cannot touch what was not sent:
 1. Open the source; its fingerprint is the one that was sent. Take a read lease: the kernel refuses it while anyone has
    the file open for writing, and takes it away when someone opens it so later.
-2. Rename it to a hidden name beside it, made of the job's number, never replacing. From here on a new file under the
-   old name is a new file and none of ours.
+2. Rename it to a hidden name beside it, never replacing. From here on a new file under the old name is a new file and
+   none of ours. The hidden name says whose it is: the job's number, the job table's identity, the file's own name.
 3. Compare again: the hidden name is the open descriptor's inode, size and mtime are those that were sent (the rename
    itself changes ctime), nobody writes. Only then unlink or move; else rename back without replacing.
 A crash after any step leaves the source, or the hidden name, or neither; the job is still `finishing`, and doing the
-whole again ends or undoes what was begun.
+whole again ends or undoes what was begun. Where that job is no more (its table was lost), a scan gives the file its
+name back: what is hidden need not be what was sent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from enum import StrEnum
@@ -31,7 +33,9 @@ from chunkyd.settings import Delete, Keep, Move
 HIDDEN_PREFIX = b".chunkyd-sent-"
 MOVING_PREFIX = b".chunkyd-moving-"
 _LONGEST_NAME = 255
+_HIDDEN = re.compile(rb"\.chunkyd-sent-(\d{1,18})-([0-9a-f]+)([-~])(.+)", re.DOTALL)  # "~": the own name did not fit
 _COPY_BYTES = 1 << 20
+_TABLE_DIGITS = 12
 
 
 class Outcome(StrEnum):
@@ -66,7 +70,7 @@ class _PutBack(Exception):
 def after_upload(
     root: bytes,
     below: bytes,
-    job_id: int,
+    job: tuple[int, str],
     sent: Fingerprint,
     policy: Keep | Delete | Move,
     *,
@@ -74,11 +78,13 @@ def after_upload(
 ) -> Outcome:
     """Do what `policy` says to the file at the path `below` a root; safe to do again after a crash.
 
+    `job`: its number, and the identity of the table that counts it.
+
     Its folder is held open meanwhile: a link that takes the folder's place leads to no other file.
     Raises NotDone where it cannot be done; the source is then where it was.
     """
     folder, name = os.path.split(below)
-    hidden_name = HIDDEN_PREFIX + b"%d" % job_id
+    hidden_name = hidden_for(name, *job, _longest_name(root))
     if isinstance(policy, Keep) and not _stands_below(root, os.path.join(folder, hidden_name)):
         return Outcome.KEPT
     try:
@@ -91,6 +97,55 @@ def after_upload(
         raise NotDone(_cannot(policy, back.__cause__), back.now) from back.__cause__
     except OSError as error:
         raise NotDone(_cannot(policy, error), None) from error
+
+
+def hidden_for(name: bytes, number: int, table: str, longest: int = _LONGEST_NAME) -> bytes:
+    """The hidden name of a job's file. The table tells apart jobs of one number, where a table was begun anew."""
+    head = HIDDEN_PREFIX + b"%d-%s" % (number, table[:_TABLE_DIGITS].encode())
+    whole = head + b"-" + name
+    return whole if len(whole) <= longest else (head + b"~" + name)[:longest]
+
+
+def is_hidden_for(path: bytes, source: bytes, number: int, table: str) -> bool:
+    """Whether this hidden path is that of the job of this number in this table, whose file has the path `source`."""
+    (folder, hidden), (own_folder, own) = os.path.split(path), os.path.split(source)
+    found = _HIDDEN.fullmatch(hidden)
+    if found is None or folder != own_folder:
+        return False
+    whole = found[3] == b"-"
+    same_job = (int(found[1]), found[2]) == (number, table[:_TABLE_DIGITS].encode())
+    return same_job and (own == found[4] if whole else own.startswith(found[4]))
+
+
+def hiding_job(path: bytes) -> int:
+    """The number of the job that a hidden path names; 0, which no job has, where it is none."""
+    found = _HIDDEN.fullmatch(os.path.basename(path))
+    return int(found[1]) if found else 0
+
+
+def _longest_name(root: bytes) -> int:
+    """What the file system takes; some take less than others (eCryptfs: 143)."""
+    try:
+        return min(_LONGEST_NAME, os.pathconf(root, "PC_NAME_MAX"))
+    except OSError:
+        return _LONGEST_NAME
+
+
+def give_back(root: bytes, path: bytes) -> bytes | None:
+    """Give a hidden file its own name again, or one beside it, and never replace anything; the name it has now.
+
+    None where it is not there any more. Raises OSError where it cannot be done.
+    """
+    folder, hidden = os.path.split(path)
+    found = _HIDDEN.fullmatch(hidden)
+    if found is None:
+        return None
+    try:
+        with folder_below(root, folder) as opened:
+            here = b"/proc/self/fd/%d/" % opened
+            return os.path.basename(_put_back(here + hidden, here + found[4]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _cannot(policy: Keep | Delete | Move, error: BaseException | None) -> str:
@@ -187,17 +242,24 @@ def _is_what_was_sent(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
     return same_file and same_bytes and not _being_written(descriptor)
 
 
-def _put_back(hidden: bytes, source: bytes) -> None:
+def _put_back(hidden: bytes, source: bytes) -> bytes:
     """Give the source its name again; where a newer file has it by now, a visible name beside it: nothing is lost."""
     try:
         rename_without_replacing(hidden, source)
     except FileExistsError:
         folder, name = os.path.split(source)
-        number = hidden.rsplit(b"-", 1)[1]
-        tail = b".chunkyd-kept-" + number
-        rename_without_replacing(hidden, os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail))
+        tail = b".chunkyd-kept-" + _job_of(hidden)
+        source = os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail)
+        _take_free_name(hidden, source)
     reached("daemon.after.put-back")
     fsync_directory(os.path.dirname(source))
+    return source
+
+
+def _job_of(hidden: bytes) -> bytes:
+    """Number and table, as the hidden name has them."""
+    number, table = os.path.basename(hidden).removeprefix(HIDDEN_PREFIX).split(b"-", 2)[:2]
+    return number + b"-" + table[:_TABLE_DIGITS]
 
 
 def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> Outcome:
@@ -241,7 +303,7 @@ def _names(target: bytes) -> Iterator[bytes]:
 
 def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> bool:
     """Move to another file system: copy, sync, name, sync, and only then remove; False where it changed meanwhile."""
-    moving = os.path.join(os.path.dirname(target), MOVING_PREFIX + hidden.rsplit(b"-", 1)[1])
+    moving = os.path.join(os.path.dirname(target), MOVING_PREFIX + _job_of(hidden))
     try:
         copied = _copy(descriptor, moving)
         reached("daemon.copy.synced")

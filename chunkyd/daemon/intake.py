@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
+from chunkyd.daemon.after import give_back, hiding_job, is_hidden_for
 from chunkyd.daemon.folders import Folders
 from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Change, Job
 from chunkyd.jobs.queue import Queue
+from chunkyd.protocol.paths import readable
 from chunkyd.watch.shapes import Settled
 
 _LOG = logging.getLogger("chunkyd.daemon")
@@ -53,6 +56,26 @@ class Intake:
             for job in jobs:
                 self._check(job)
             after = jobs[-1].id
+
+    def left_behind(self, folder: str, path: bytes) -> None:
+        """A file was hidden to be deleted or moved, and no job of this table goes on with it: its own name again.
+
+        It may never have been sent; if it was, the server needs no byte of it.
+        """
+        root, job = self._folders.root(folder), self._queue.job(hiding_job(path))
+        if root is None:
+            return
+        table = self._queue.identity
+        open_here = job is not None and job.finished is None and job.folder == folder
+        if job is not None and open_here and is_hidden_for(path, job.path, job.id, table):
+            return
+        try:
+            name = give_back(root, path)
+        except OSError as error:
+            _LOG.warning("%s cannot be given its name back: %s", readable(os.path.join(root, path)), error.strerror)
+            return
+        if name is not None:
+            _LOG.warning("%s was left behind, and is %s again", readable(os.path.join(root, path)), readable(name))
 
     def gone(self, folder: str, path: bytes) -> None:
         """A hint that a file or a whole directory went away; a look decides."""

@@ -219,7 +219,7 @@ class Runner:
         """The step after the upload; False where the job waits for its folder."""
         folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         if folder is not None and root is not None:
-            outcome = after_upload(root, job.path, job.id, sent, folder.after_upload)
+            outcome = after_upload(root, job.path, (job.id, self._queue.identity), sent, folder.after_upload)
             if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
                 return False  # it may stand there under its hidden name
             reached("daemon.after.done")

@@ -37,7 +37,7 @@ class Ignore:
 
     def file(self, path: bytes) -> bool:
         """Whether a file is left out: excluded, or not among those included."""
-        if _is_own(path):
+        if is_own(path):
             return True
         text = _text(path)
         if self._include is not None and not self._include.match_file(text):
@@ -46,10 +46,11 @@ class Ignore:
 
     def directory(self, path: bytes) -> bool:
         """Whether a directory is left out, with all that is below it."""
-        return _is_own(path) or self._exclude.match_file(_text(path) + "/")
+        return is_own(path) or self._exclude.match_file(_text(path) + "/")
 
 
-def _is_own(path: bytes) -> bool:
+def is_own(path: bytes) -> bool:
+    """Whether the daemon itself gives such names."""
     return path.rpartition(b"/")[2].startswith(OWN_PREFIX)
 
 

@@ -70,6 +70,10 @@ class Outbox:
         self._put(partial(self._sink.scanned, self._folder))
         self._calls.append(then)
 
+    def left_behind(self, path: bytes) -> None:
+        """A file has one of the daemon's own names."""
+        self._put(partial(self._sink.left_behind, self._folder, path))
+
     def gone(self, path: bytes) -> None:
         """A path went away."""
         self._put(partial(self._sink.gone, self._folder, path))

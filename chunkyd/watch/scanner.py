@@ -18,7 +18,7 @@ import msgspec
 from chunkyd.clock import Clock, SinceSet
 from chunkyd.errors import EnvironmentFailure
 from chunkyd.files import Fingerprint
-from chunkyd.watch.ignore import Ignore
+from chunkyd.watch.ignore import Ignore, is_own
 from chunkyd.watch.outbox import Backoff, Outbox
 from chunkyd.watch.rescan import Batch, entries, open_directory
 from chunkyd.watch.roots import FileSystem
@@ -178,6 +178,8 @@ class Scanner:
                 continue
             path = os.path.join(directory, name)
             if self._ignore.file(path):
+                if is_own(path):
+                    self._outbox.left_behind(path)
                 continue
             count += 1
             written = partial(open_for_writing, self._top, path)

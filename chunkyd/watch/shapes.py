@@ -79,6 +79,10 @@ class Sink(Protocol):
         """A full scan has ended, and the root was the same folder before and after."""
         ...
 
+    def left_behind(self, folder: str, path: bytes) -> None:
+        """A scan came across a file under a name that the daemon itself gives; never one to send as it is."""
+        ...
+
     def gone(self, folder: str, path: bytes) -> None:
         """A file or a directory was deleted or moved away while the root itself was there. A hint only."""
         ...

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.daemon.after import HIDDEN_PREFIX, Outcome, after_upload
+from chunkyd.daemon.after import Outcome, after_upload, give_back, hidden_for
 from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.settings import Delete, Keep, Move
+
+JOB = (7, "feed")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def sent(path: Path) -> Fingerprint:
 def finish(path: Path, policy: Keep | Delete | Move, was: Fingerprint | None = None) -> Outcome:
     """As the daemon does it, for job 7."""
     below = os.fsencode(path.relative_to(path.parent.parent))
-    return after_upload(os.fsencode(path.parent.parent), below, 7, was or sent(path), policy)
+    return after_upload(os.fsencode(path.parent.parent), below, JOB, was or sent(path), policy)
 
 
 def test_keep_leaves_it(source: Path) -> None:
@@ -98,7 +100,7 @@ def test_gone_is_gone(source: Path) -> None:
 
 def hide(source: Path) -> Path:
     """What a crash after the rename leaves behind."""
-    hidden = source.parent / os.fsdecode(HIDDEN_PREFIX + b"7")
+    hidden = source.parent / os.fsdecode(hidden_for(os.fsencode(source.name), *JOB))
     os.rename(source, hidden)
     return hidden
 
@@ -136,7 +138,7 @@ def test_putting_back_never_replaces(source: Path) -> None:
     source.write_bytes(b"a newer file")
     assert finish(source, Delete(), was) is Outcome.LEFT
     assert source.read_bytes() == b"a newer file"
-    assert (source.parent / "film.mov.chunkyd-kept-7").read_bytes() == b"late bytes"
+    assert (source.parent / "film.mov.chunkyd-kept-7-feed").read_bytes() == b"late bytes"
 
 
 def test_a_new_file_under_the_name_does_not_stop_the_old_ones_end(source: Path) -> None:
@@ -171,3 +173,29 @@ def test_move_to_another_file_system(source: Path) -> None:
         for path in sorted(target.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         target.rmdir()
+
+
+@pytest.mark.parametrize("length", [1, 200, 255])
+def test_a_hidden_file_that_no_job_stands_for(source: Path, length: int) -> None:
+    """It gets its own name back, or as much of it as fitted."""
+    named = source.rename(source.with_name("n" * length))
+    hidden = hide(named)
+    assert len(os.fsencode(hidden.name)) <= 255
+    given = give_back(os.fsencode(source.parent.parent), b"sub/" + os.fsencode(hidden.name))
+    assert given is not None
+    assert (source.parent / os.fsdecode(given)).read_bytes() == b"sent bytes"
+    assert named.name.startswith(os.fsdecode(given))
+    assert length == 255 or given == os.fsencode(named.name)
+
+
+def test_giving_back_never_replaces(source: Path) -> None:
+    """Another file has the name, and a third one the name beside it: all are kept."""
+    hidden = hide(source)
+    source.write_bytes(b"a newer file")
+    beside = source.with_name("film.mov.chunkyd-kept-7-feed")
+    beside.write_bytes(b"an older file")
+    assert give_back(os.fsencode(source.parent.parent), b"sub/" + os.fsencode(hidden.name)) is not None
+    assert source.read_bytes() == b"a newer file"
+    assert beside.read_bytes() == b"an older file"
+    assert source.with_name(f"{beside.name}.~1~").read_bytes() == b"sent bytes"
+    assert not hidden.exists()

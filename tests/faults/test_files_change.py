@@ -178,3 +178,26 @@ def test_a_writer_waits_for_no_more_than_a_moment(tmp_path: Path) -> None:
         stage.daemon.write_config()
         stage.daemon.ctl("reload")
         stage.at_rest(states=("done", "superseded"))
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_hidden_by_a_job_that_is_lost(tmp_path: Path, replaced: bool) -> None:
+    """The daemon dies while a file is hidden, and its job table is lost: the file has its name again, and is sent."""
+    with Stage(tmp_path, box={"after_upload": "delete", "rescan": "1s"}) as stage:
+        stage.start_server()
+        path = stage.put("film.mov", 70_000)
+        content = path.read_bytes()
+        stage.daemon.arm("daemon.after.hiding=stop,daemon.after.hidden")
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        if replaced:
+            content = stage.put("film.mov", 80_000).read_bytes()
+        stage.daemon.go_on()
+        stage.daemon.wait_killed()
+        for table in stage.daemon.state.glob("jobs.sqlite3*"):
+            table.unlink()
+        stage.daemon.arm(None)
+        stage.daemon.start()
+        wait_until("nothing is left behind", lambda: not list(stage.box.iterdir()), 30, stage.daemon.text)
+        arrived = {path.read_bytes() for path in (stage.server.files() / "outbox").iterdir()}
+        assert content in arrived

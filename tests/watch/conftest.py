@@ -74,6 +74,9 @@ class Daemon:
     def scanned(self, folder: str) -> None:
         self._note("scanned", folder)
 
+    def left_behind(self, folder: str, path: bytes) -> None:
+        self._note("left behind", path)
+
     def gone(self, folder: str, path: bytes) -> None:
         self._note("gone", path)
 
