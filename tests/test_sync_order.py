@@ -15,7 +15,7 @@ import pytest
 
 from chunkyd.daemon import after
 from chunkyd.daemon.after import Outcome, after_upload
-from chunkyd.files import fingerprint
+from chunkyd.files import atomic_write, fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.settings import Delete, Move
 from chunkyd.storage.base import Attributes
@@ -137,6 +137,21 @@ def finish(source: Path, policy: Delete | Move) -> Outcome:
     """What is done after the upload, for job 7."""
     root = os.fsencode(source.parent.parent)
     return after_upload(root, b"sub/film.mov", (7, "feed"), fingerprint(os.stat(source)), policy)
+
+
+def test_a_small_file_that_is_replaced(steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content, then its name, then the folder: a name that is durable before its content is an empty file."""
+    replaced = os.replace
+
+    def replace(temporary: str, path: str) -> None:
+        steps.append(("bytes of", temporary))
+        replaced(temporary, path)
+        steps.append(("name", path))
+
+    monkeypatch.setattr(os, "replace", replace)
+    atomic_write(str(tmp_path / "roots.json"), b"{}")
+    temporary = next(path for what, path in steps if what == "bytes of")
+    assert follows(steps, ("sync", temporary), ("name", str(tmp_path / "roots.json")), ("sync", str(tmp_path)))
 
 
 def test_a_source_that_is_deleted(source: Path, steps: list[Step]) -> None:

@@ -29,6 +29,7 @@ from chunkyd.daemon.writers import open_for_writing
 from chunkyd.errors import SourceError
 from chunkyd.files import Fingerprint, fingerprint, folder_below, fsync_directory, lstat_below, make_durable_folder
 from chunkyd.settings import Delete, Keep, Move
+from chunkyd.upload.source import inodes_are_stable
 
 HIDDEN_PREFIX = b".chunkyd-sent-"
 MOVING_PREFIX = b".chunkyd-moving-"
@@ -44,7 +45,7 @@ class Outcome(StrEnum):
     KEPT = "kept"
     DELETED = "deleted"
     MOVED = "moved"
-    LEFT = "left"  # it is no longer what was sent, or is being written: the next version's job will see to it
+    LEFT = "left"  # it is no longer what was sent: the next version's job will see to it
     GONE = "gone"
 
 
@@ -57,6 +58,10 @@ class NotDone(SourceError):
     def __init__(self, what: str, now: Fingerprint | None) -> None:
         super().__init__(what, mend="nothing is lost; mend that and run `chunkyctl retry`")
         self.now = now
+
+
+class BeingWritten(SourceError):
+    """Somebody has it open for writing, and has written nothing since it was sent: to be looked at again."""
 
 
 class _PutBack(Exception):
@@ -73,15 +78,13 @@ def after_upload(
     job: tuple[int, str],
     sent: Fingerprint,
     policy: Keep | Delete | Move,
-    *,
-    stable_inodes: bool = True,
 ) -> Outcome:
     """Do what `policy` says to the file at the path `below` a root; safe to do again after a crash.
 
     `job`: its number, and the identity of the table that counts it.
 
     Its folder is held open meanwhile: a link that takes the folder's place leads to no other file.
-    Raises NotDone where it cannot be done; the source is then where it was.
+    Raises NotDone where it cannot be done, BeingWritten where not yet; the source is then where it was.
     """
     folder, name = os.path.split(below)
     hidden_name = hidden_for(name, *job, _longest_name(root))
@@ -90,7 +93,7 @@ def after_upload(
     try:
         with folder_below(root, folder) as opened:
             here = b"/proc/self/fd/%d/" % opened
-            return _with_hidden_name(here + name, here + hidden_name, below, sent, policy, stable_inodes=stable_inodes)
+            return _with_hidden_name(here + name, here + hidden_name, below, sent, policy)
     except (FileNotFoundError, NotADirectoryError):
         return Outcome.GONE
     except _PutBack as back:
@@ -167,15 +170,15 @@ def _with_hidden_name(
     below: bytes,
     sent: Fingerprint,
     policy: Keep | Delete | Move,
-    *,
-    stable_inodes: bool,
 ) -> Outcome:
     left_behind = os.path.lexists(hidden)
     with _opened(hidden if left_behind else source) as descriptor:
         if not left_behind:
             now = fingerprint(os.fstat(descriptor))
-            if not sent.same_version(now, stable_inodes=stable_inodes) or _being_written(descriptor):
+            if not sent.same_version(now, stable_inodes=inodes_are_stable(descriptor)):
                 return Outcome.LEFT
+            if _being_written(descriptor):
+                raise BeingWritten(f"it has arrived, and is {_verb(policy)} once nobody has it open for writing")
             reached("daemon.after.hiding")
             rename_without_replacing(source, hidden)
             reached("daemon.after.hidden")
@@ -195,10 +198,13 @@ def _carry_out(
     policy: Keep | Delete | Move,
 ) -> Outcome:
     # Another file may have been put under the source's name just before the rename: what is hidden now decides.
-    if not _is_what_was_sent(descriptor, hidden, sent) or isinstance(policy, Keep):
+    same = _is_version(descriptor, hidden, sent)
+    if not same or isinstance(policy, Keep):
         _put_back(hidden, source)
         return Outcome.KEPT if isinstance(policy, Keep) else Outcome.LEFT
     try:
+        if _being_written(descriptor):
+            raise OSError(errno.EBUSY, "somebody has just opened it for writing")
         if isinstance(policy, Move):
             return _move(descriptor, hidden, os.path.join(os.fsencode(policy.folder), below), sent)
         reached("daemon.delete.deciding")
@@ -209,7 +215,7 @@ def _carry_out(
         return Outcome.DELETED
     except OSError as error:
         _put_back(hidden, source)
-        same = _is_what_was_sent(descriptor, source, sent)
+        same = _is_version(descriptor, source, sent)
         raise _PutBack(fingerprint(os.fstat(descriptor)) if same else None) from error
 
 
@@ -235,11 +241,15 @@ def _being_written(descriptor: int) -> bool:
 
 
 def _is_what_was_sent(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
+    return _is_version(descriptor, name, sent) and not _being_written(descriptor)
+
+
+def _is_version(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
     status = os.fstat(descriptor)
     named = os.lstat(name)
     same_file = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
     same_bytes = (status.st_size, status.st_mtime_ns) == (sent.size, sent.mtime_ns)
-    return same_file and same_bytes and not _being_written(descriptor)
+    return same_file and same_bytes
 
 
 def _put_back(hidden: bytes, source: bytes) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock, SinceSet
-from chunkyd.daemon.after import NotDone, Outcome, after_upload
+from chunkyd.daemon.after import BeingWritten, NotDone, Outcome, after_upload
 from chunkyd.daemon.connection import Connection
 from chunkyd.daemon.folders import Folders, published_path
 from chunkyd.daemon.live import LiveUpload
@@ -256,6 +256,8 @@ class Runner:
                 self._whereabouts.end_or_hold(job)
             case SourceChanged():
                 self._queue.changed(job, self._version_now(job), str(error))
+            case BeingWritten():
+                self._queue.wait(job, str(error), paused_for=Reason.SOURCE)
             case NotDone():
                 self._queue.fail(job, Reason.AFTER_UPLOAD, str(error), error.now)
             case SourceError():

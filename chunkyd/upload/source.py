@@ -67,7 +67,7 @@ class Source:
             self._lock()
             self.mode = status.st_mode & 0o777
             self.fingerprint = fingerprint(os.fstat(self._descriptor))
-            self._stable_inodes = _inodes_are_stable(self._descriptor)
+            self._stable_inodes = inodes_are_stable(self._descriptor)
             self._take_lease()
         except BaseException:
             os.close(self._descriptor)
@@ -236,7 +236,7 @@ class _StatFs(ctypes.Structure):
     _fields_ = (("type", ctypes.c_ulong), ("rest", ctypes.c_ubyte * 248))
 
 
-def _inodes_are_stable(descriptor: int) -> bool:
+def inodes_are_stable(descriptor: int) -> bool:
     """Whether a file keeps its inode number; asked of the kernel for each file, in microseconds (statfs(2))."""
     found = _StatFs()
     return _libc.fstatfs(descriptor, ctypes.byref(found)) != 0 or found.type not in _UNSTABLE_INODES

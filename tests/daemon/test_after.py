@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.daemon.after import Outcome, after_upload, give_back, hidden_for
+from chunkyd.daemon import after
+from chunkyd.daemon.after import BeingWritten, NotDone, Outcome, after_upload, give_back, hidden_for
+from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.settings import Delete, Keep, Move
 
@@ -85,10 +87,54 @@ def test_an_edited_file_is_left(source: Path, tmp_path: Path, policy: str) -> No
 
 
 def test_a_file_open_for_writing_is_left(source: Path) -> None:
-    """A writer that has not written yet is enough to leave the file alone."""
-    with source.open("r+b"):
-        assert finish(source, Delete()) is Outcome.LEFT
+    """A writer that has not written yet is enough to leave the file alone, until he is gone."""
+    was = sent(source)
+    with source.open("r+b"), pytest.raises(BeingWritten):
+        finish(source, Delete(), was)
     assert source.exists()
+    assert finish(source, Delete(), was) is Outcome.DELETED
+
+
+def test_opened_for_writing_once_it_is_hidden(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has found it under its hidden name, or opened it just before: it gets its name back, and is known."""
+    was = sent(source)
+
+    def hide_and_open(old: bytes, new: bytes) -> None:
+        rename_without_replacing(old, new)
+        monkeypatch.setattr(after, "rename_without_replacing", rename_without_replacing)
+        monkeypatch.setattr(after, "_being_written", lambda _: True)
+
+    monkeypatch.setattr(after, "rename_without_replacing", hide_and_open)
+    with pytest.raises(NotDone) as error:
+        finish(source, Delete(), was)
+    assert source.read_bytes() == b"sent bytes"
+    assert error.value.now == sent(source)
+
+
+def test_replaced_just_before_it_is_hidden(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened is what was sent, and what got the hidden name is not: it gets its own name back."""
+    was = sent(source)
+
+    def replace_and_hide(old: bytes, new: bytes) -> None:
+        monkeypatch.setattr(after, "rename_without_replacing", rename_without_replacing)
+        newer = source.with_name("newer")
+        newer.write_bytes(b"NEWER byte")
+        os.utime(newer, ns=(was.mtime_ns, was.mtime_ns))
+        newer.replace(source)
+        rename_without_replacing(old, new)
+
+    monkeypatch.setattr(after, "rename_without_replacing", replace_and_hide)
+    assert finish(source, Delete(), was) is Outcome.LEFT
+    assert source.read_bytes() == b"NEWER byte"
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_inodes_that_drift(source: Path, monkeypatch: pytest.MonkeyPatch, stable: bool) -> None:
+    """Where a file gets another inode and change time by itself (FAT, FUSE), size and time decide."""
+    was = sent(source)
+    drifted = Fingerprint(was.device, was.inode + 1, was.size, was.mtime_ns, was.ctime_ns - 1)
+    monkeypatch.setattr(after, "inodes_are_stable", lambda _: stable)
+    assert finish(source, Delete(), drifted) is (Outcome.LEFT if stable else Outcome.DELETED)
 
 
 def test_gone_is_gone(source: Path) -> None:

@@ -201,3 +201,17 @@ def test_hidden_by_a_job_that_is_lost(tmp_path: Path, replaced: bool) -> None:
         wait_until("nothing is left behind", lambda: not list(stage.box.iterdir()), 30, stage.daemon.text)
         arrived = {path.read_bytes() for path in (stage.server.files() / "outbox").iterdir()}
         assert content in arrived
+
+
+def test_open_for_writing_after_it_has_arrived(tmp_path: Path) -> None:
+    """Somebody has it open and writes nothing: it is looked at again, and deleted once it is closed."""
+    with Stage(tmp_path, box={"after_upload": "delete", "settle": "50ms"}) as stage:
+        stage.start_server()
+        path = stage.put("film.mov", 70_000)
+        with path.open("r+b"):
+            stage.daemon.start()
+            wait_until("it has arrived", lambda: bool(stage.published()), 30, stage.daemon.text)
+            wait_until("it is said", lambda: "open for writing" in str(stage.jobs()), 30, stage.daemon.text)
+            assert path.exists()
+        wait_until("it is deleted", lambda: not path.exists(), 30, stage.daemon.text)
+        wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
