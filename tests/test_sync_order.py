@@ -5,6 +5,7 @@ Power cuts show it at length (tests/faults/test_power_loss.py); here each sync i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from chunkyd.storage.disk import DiskStorage
 from tests.storage.helpers import publish, upload
 
 Step = tuple[str, str]
+SHA256 = hashlib.sha256(b"sent bytes").hexdigest()
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def source(tmp_path: Path) -> Iterator[Path]:
 def finish(source: Path, policy: Delete | Move) -> Outcome:
     """What is done after the upload, for job 7."""
     root = os.fsencode(source.parent.parent)
-    return after_upload(root, b"sub/film.mov", (7, "feed"), fingerprint(os.stat(source)), policy)
+    return after_upload(root, b"sub/film.mov", (7, "feed"), fingerprint(os.stat(source)), policy, lambda: SHA256)
 
 
 def test_a_small_file_that_is_replaced(steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

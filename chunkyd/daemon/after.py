@@ -17,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 from chunkyd.checkpoints import reached
@@ -29,7 +30,7 @@ from chunkyd.daemon.writers import open_for_writing
 from chunkyd.errors import SourceError
 from chunkyd.files import Fingerprint, fingerprint, folder_below, fsync_directory, lstat_below, make_durable_folder
 from chunkyd.settings import Delete, Keep, Move
-from chunkyd.upload.source import inodes_are_stable
+from chunkyd.upload.source import inodes_are_stable, is_in_memory
 
 HIDDEN_PREFIX = b".chunkyd-sent-"
 MOVING_PREFIX = b".chunkyd-moving-"
@@ -78,10 +79,11 @@ def after_upload(
     job: tuple[int, str],
     sent: Fingerprint,
     policy: Keep | Delete | Move,
+    sent_hash: Callable[[], str | None],
 ) -> Outcome:
     """Do what `policy` says to the file at the path `below` a root; safe to do again after a crash.
 
-    `job`: its number, and the identity of the table that counts it.
+    `job`: its number, and the identity of the table that counts it. `sent_hash`: asked only where times prove nothing.
 
     Its folder is held open meanwhile: a link that takes the folder's place leads to no other file.
     Raises NotDone where it cannot be done, BeingWritten where not yet; the source is then where it was.
@@ -93,7 +95,7 @@ def after_upload(
     try:
         with folder_below(root, folder) as opened:
             here = b"/proc/self/fd/%d/" % opened
-            return _with_hidden_name(here + name, here + hidden_name, below, sent, policy)
+            return _with_hidden_name(here + name, here + hidden_name, below, sent, policy, sent_hash)
     except (FileNotFoundError, NotADirectoryError):
         return Outcome.GONE
     except _PutBack as back:
@@ -170,6 +172,7 @@ def _with_hidden_name(
     below: bytes,
     sent: Fingerprint,
     policy: Keep | Delete | Move,
+    sent_hash: Callable[[], str | None],
 ) -> Outcome:
     left_behind = os.path.lexists(hidden)
     with _opened(hidden if left_behind else source) as descriptor:
@@ -182,7 +185,7 @@ def _with_hidden_name(
             reached("daemon.after.hiding")
             rename_without_replacing(source, hidden)
             reached("daemon.after.hidden")
-        return _carry_out(descriptor, source, hidden, below, sent, policy)
+        return _carry_out(descriptor, source, hidden, below, sent, policy, sent_hash)
 
 
 def _verb(policy: Keep | Delete | Move) -> str:
@@ -196,15 +199,20 @@ def _carry_out(
     below: bytes,
     sent: Fingerprint,
     policy: Keep | Delete | Move,
+    sent_hash: Callable[[], str | None],
 ) -> Outcome:
     # Another file may have been put under the source's name just before the rename: what is hidden now decides.
-    same = _is_version(descriptor, hidden, sent)
-    if not same or isinstance(policy, Keep):
+    if not _is_version(descriptor, hidden, sent) or isinstance(policy, Keep):
         _put_back(hidden, source)
         return Outcome.KEPT if isinstance(policy, Keep) else Outcome.LEFT
     try:
         if _being_written(descriptor):
             raise OSError(errno.EBUSY, "somebody has just opened it for writing")
+        if is_in_memory(descriptor) and _sha256(descriptor) != sent_hash():
+            # Written through a mapping while it was read. Its times are those that were sent, so a scan alone would
+            # not find it: the renames have given it another change time, and with that it is a new version.
+            _put_back(hidden, source)
+            return Outcome.LEFT
         if isinstance(policy, Move):
             return _move(descriptor, hidden, os.path.join(os.fsencode(policy.folder), below), sent)
         reached("daemon.delete.deciding")
@@ -250,6 +258,15 @@ def _is_version(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
     same_file = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
     same_bytes = (status.st_size, status.st_mtime_ns) == (sent.size, sent.mtime_ns)
     return same_file and same_bytes
+
+
+def _sha256(descriptor: int) -> str:
+    """Of the bytes that are there now; nobody can write meanwhile where the lease was given."""
+    running, offset = hashlib.sha256(), 0
+    while block := os.pread(descriptor, _COPY_BYTES, offset):
+        running.update(block)
+        offset += len(block)
+    return running.hexdigest()
 
 
 def _put_back(hidden: bytes, source: bytes) -> bytes:

@@ -219,13 +219,19 @@ class Runner:
         """The step after the upload; False where the job waits for its folder."""
         folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         if folder is not None and root is not None:
-            outcome = after_upload(root, job.path, (job.id, self._queue.identity), sent, folder.after_upload)
+            table = (job.id, self._queue.identity)
+            outcome = after_upload(root, job.path, table, sent, folder.after_upload, lambda: self._hash(job))
             if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
                 return False  # it may stand there under its hidden name
             reached("daemon.after.done")
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(os.path.join(root, job.path)))
         return True
+
+    def _hash(self, job: Job) -> str | None:
+        """What was sent; the job was claimed before that was known."""
+        now = self._queue.job(job.id)
+        return now.file_hash if now is not None else None
 
     def _record(self, job: Job, error: ChunkyError) -> None:
         """The one transition that belongs to this end."""

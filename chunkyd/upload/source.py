@@ -28,6 +28,7 @@ from chunkyd.protocol.ranges import Range
 READ_BYTES = 1024 * 1024
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _UNSTABLE_INODES = frozenset({0x4D44, 0x2011BAB0, 0x65735546, 0x5346544E, 0x7366746E})  # FAT, exFAT, FUSE, NTFS twice
+_IN_MEMORY = frozenset({0x01021994, 0x858458F6})  # tmpfs, ramfs
 _libc = ctypes.CDLL(None)
 _WRITE_AND_WAIT = 7  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER
 _STEADY_SECONDS = 60.0  # what was written so long ago is not being written
@@ -238,5 +239,15 @@ class _StatFs(ctypes.Structure):
 
 def inodes_are_stable(descriptor: int) -> bool:
     """Whether a file keeps its inode number; asked of the kernel for each file, in microseconds (statfs(2))."""
+    return _file_system(descriptor) not in _UNSTABLE_INODES
+
+
+def is_in_memory(descriptor: int) -> bool:
+    """Whether its pages are never written back, so that writes through a mapping move no time (tmpfs, ramfs)."""
+    return _file_system(descriptor) in _IN_MEMORY
+
+
+def _file_system(descriptor: int) -> int | None:
+    """The magic number of its file system; None where there is no telling."""
     found = _StatFs()
-    return _libc.fstatfs(descriptor, ctypes.byref(found)) != 0 or found.type not in _UNSTABLE_INODES
+    return None if _libc.fstatfs(descriptor, ctypes.byref(found)) != 0 else int(found.type)

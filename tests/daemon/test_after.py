@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from chunkyd.daemon.after import BeingWritten, NotDone, Outcome, after_upload, g
 from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.settings import Delete, Keep, Move
+from chunkyd.upload.source import is_in_memory
 
 JOB = (7, "feed")
+SHA256 = hashlib.sha256(b"sent bytes").hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,7 @@ def sent(path: Path) -> Fingerprint:
 def finish(path: Path, policy: Keep | Delete | Move, was: Fingerprint | None = None) -> Outcome:
     """As the daemon does it, for job 7."""
     below = os.fsencode(path.relative_to(path.parent.parent))
-    return after_upload(os.fsencode(path.parent.parent), below, JOB, was or sent(path), policy)
+    return after_upload(os.fsencode(path.parent.parent), below, JOB, was or sent(path), policy, lambda: SHA256)
 
 
 def test_keep_leaves_it(source: Path) -> None:
@@ -245,3 +250,52 @@ def test_giving_back_never_replaces(source: Path) -> None:
     assert beside.read_bytes() == b"an older file"
     assert source.with_name(f"{beside.name}.~1~").read_bytes() == b"sent bytes"
     assert not hidden.exists()
+
+
+def test_opened_for_writing_while_it_is_copied(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move to another file system: what may be written to by now stays, and its copy goes."""
+    copy = after._copy
+
+    def no_rename(old: bytes, new: bytes) -> None:
+        if os.fsencode(tmp_path / "sent") in new:
+            raise OSError(errno.EXDEV, "another file system")
+        rename_without_replacing(old, new)
+
+    def copy_and_open(descriptor: int, target: bytes) -> int:
+        copied = copy(descriptor, target)
+        monkeypatch.setattr(after, "_being_written", lambda _: True)
+        return copied
+
+    monkeypatch.setattr(after, "rename_without_replacing", no_rename)
+    monkeypatch.setattr(after, "_copy", copy_and_open)
+    with pytest.raises(NotDone):
+        finish(source, Move(str(tmp_path / "sent")))
+    assert source.read_bytes() == b"sent bytes"
+    assert list((tmp_path / "sent" / "sub").iterdir()) == []
+
+
+@pytest.mark.parametrize("policy", ["delete", "move"])
+def test_written_through_a_mapping_where_no_time_moves(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """In memory nothing is written back: the bytes themselves decide, whatever the times say."""
+    was = sent(source)
+    monkeypatch.setattr(after, "is_in_memory", lambda _: True)
+    wanted = Delete() if policy == "delete" else Move(str(tmp_path / "sent"))
+    monkeypatch.setattr(after, "_is_version", lambda *_: True)
+    monkeypatch.setattr(after, "fingerprint", lambda _: was)
+    source.write_bytes(b"SENT BYTES")
+    assert finish(source, wanted, was) is Outcome.LEFT
+    assert source.read_bytes() == b"SENT BYTES"
+    source.write_bytes(b"sent bytes")
+    assert finish(source, wanted, was) in (Outcome.DELETED, Outcome.MOVED)
+
+
+def test_what_is_in_memory() -> None:
+    """As the kernel says."""
+    if b" /dev/shm tmpfs " not in Path("/proc/mounts").read_bytes():
+        pytest.skip("/dev/shm is no tmpfs")
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        assert is_in_memory(file.fileno())
+    with open("/proc/self/status", "rb") as file:
+        assert not is_in_memory(file.fileno())

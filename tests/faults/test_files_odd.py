@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,29 @@ def test_written_through_a_mapping_while_it_is_sent(tmp_path: Path, policy: str)
         arrived = stage.server.files() / "outbox" / "mapped"
         wait_until("the last version arrives", lambda: arrived.read_bytes() == content, 60, stage.daemon.text)
         wait_until("it is deleted, or kept", lambda: path.exists() == (policy == "keep"), 30, stage.daemon.text)
+
+
+def test_written_through_a_mapping_in_memory() -> None:
+    """On tmpfs, where it moves no time while the file is sent: not deleted before those bytes have arrived."""
+    if b" /dev/shm tmpfs " not in Path("/proc/mounts").read_bytes():
+        pytest.skip("/dev/shm is no tmpfs")
+    box = {"after_upload": "delete", "rescan": "1s", "settle": "50ms"}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, Stage(Path(folder), box=box) as stage:
+        stage.start_server()
+        path = stage.put("mapped")
+        with path.open("r+b") as file:
+            pages = mmap.mmap(file.fileno(), 0)
+        pages[:8] = b"version1"
+        stage.daemon.arm("upload.complete.heard=stop")
+        stage.daemon.start()
+        stage.daemon.wait_stopped(60)
+        pages[:8] = b"version2"
+        content = bytes(pages)
+        pages.close()
+        stage.daemon.go_on()
+        wait_until("it is deleted", lambda: not path.exists(), 60, stage.daemon.text)
+        arrived = stage.server.files() / "outbox"
+        assert content in [each.read_bytes() for each in arrived.iterdir()]
 
 
 def _is_seen(folder: Path) -> bool:
