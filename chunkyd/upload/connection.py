@@ -287,11 +287,25 @@ class _SecureConnection(_Watched, HTTPSConnection):
     pass
 
 
-class _Pool(HTTPConnectionPool):
+class _Lending:
+    """A pool whose connections belong to no exchange while they lie in it."""
+
+    def _put_conn(self, connection: Any) -> None:
+        """Take one back; it is the next one's before this thread has ended its own exchange.
+
+        An upload that is over cuts what works for it: without this, now and then, another upload's connection.
+        """
+        exchange = getattr(_current, "exchange", None)
+        if exchange is not None:
+            exchange.detach()
+        super()._put_conn(connection)  # type: ignore[misc]
+
+
+class _Pool(_Lending, HTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _SecurePool(HTTPSConnectionPool):
+class _SecurePool(_Lending, HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 

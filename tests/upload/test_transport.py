@@ -20,6 +20,7 @@ from chunkyd.upload import Client, Limiter, connection
 from chunkyd.upload.body import Body
 from chunkyd.upload.connection import Switch
 from chunkyd.upload.source import Source
+from chunkyd.upload.transport import _prepared
 
 TOKEN = "very-secret-token"
 
@@ -163,6 +164,51 @@ def test_a_connection_is_kept_and_one_with_an_unfinished_body_is_not(peer, sourc
     client.ready()
     assert there.connections == 2
     client.close()
+
+
+def test_an_upload_that_is_over_never_cuts_the_connection_of_another(peer) -> None:
+    """A connection that was given back is the next request's, also while the thread that gave it back still lingers."""
+    taken, go_on = threading.Event(), threading.Event()
+
+    def behave(connected: socket.socket) -> None:
+        for number in range(2):
+            read_head(connected)
+            if number:
+                taken.set()
+                go_on.wait(10)
+            reply(connected, 200, b'{"status": "ok"}')
+
+    there = peer(behave)
+    client, over = Client(there.url), Switch()
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            outcome.append(client.ready())
+        except NetworkError as error:
+            outcome.append(error)
+
+    lender = threading.Event(), threading.Event()
+
+    def lend() -> None:
+        with client._watchdog.watch(over):
+            client._answer(_prepared("GET", there.url + "/readyz", {"Chunky-Request-Id": "1"}, None))
+            lender[0].set()
+            lender[1].wait(10)
+
+    lending, using = threading.Thread(target=lend), threading.Thread(target=run)
+    lending.start()
+    assert lender[0].wait(10)
+    using.start()
+    assert taken.wait(10)
+    over.pull()
+    go_on.set()
+    using.join(10)
+    lender[1].set()
+    lending.join(10)
+    client.close()
+    assert outcome == [None]
+    assert there.connections == 1
 
 
 @pytest.mark.parametrize("trickle", [False, True], ids=["silence", "trickle"])
