@@ -55,7 +55,7 @@ def small_files(folder: Path, arming: str) -> None:
 @at("jobs.hashed")
 def old_enough_for_its_hash_to_serve_again(folder: Path, arming: str) -> None:
     """A file that was left alone for a while is not hashed again after the crash."""
-    with Stage(folder, box={"settle": "1300ms"}) as stage:
+    with Stage(folder, box={"settle": "2300ms"}) as stage:
         stage.put("film.mov")
         stage.start_server()
         stage.daemon_dies(arming)
