@@ -58,7 +58,7 @@ bench: packages $(TEST_STAMP)
 	$(BIN)/python -m benchmarks
 
 # Whom `make bench` compares with; one that is not there is said to be missing.
-BENCH_PACKAGES := rsync nginx-light rclone curl iproute2 gcc libc6-dev
+BENCH_PACKAGES := rsync nginx-light rclone syncthing curl iproute2 gcc libc6-dev
 PEERS := benchmarks/.peers
 bench-peers: packages
 	apt-get update -qq

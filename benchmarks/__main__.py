@@ -18,6 +18,7 @@ import msgspec
 
 from benchmarks import (
     big_file,
+    dropped,
     folders,
     growth,
     jobs,
@@ -53,6 +54,7 @@ MODULES: tuple[Benchmark, ...] = (
     big_file,
     small_files,
     sizes,
+    dropped,
     resume,
     jobs,
     queued,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from msgspec import structs
 
@@ -52,9 +53,12 @@ class Receiver:
     beside: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to send: what it checks and syncs, and how to start a receiver in an empty folder.
+End = TypeVar("End")
+
+
+@dataclass(frozen=True)
+class Contender(Generic[End]):
+    """One way to send: what it checks and syncs, and how to start what serves, in an empty folder, for a source.
 
     `command` is what a person would type. `lacks` says what is not installed for it, or nothing.
     """
@@ -62,7 +66,7 @@ class Contender:
     name: str
     verifies: str
     durable: str
-    receiver: Callable[[Path, Path], AbstractContextManager[Receiver]]
+    receiver: Callable[[Path, Path], AbstractContextManager[End]]
     command: str = ""
     lacks: Callable[[], str] = str
 
@@ -71,7 +75,7 @@ class Contender:
 class Runs:
     """One contender's runs over all pairs."""
 
-    contender: Contender
+    contender: Contender[Any]
     runs: tuple[Run, ...]
 
     def as_peer(self) -> Peer:
@@ -170,7 +174,7 @@ def content(folder: Path, beside: str | None = None) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def measure(contender: Contender, source: Path, work: Path, memory: int) -> Run:
+def measure(contender: Contender[Receiver], source: Path, work: Path, memory: int) -> Run:
     """One run to a fresh receiver; an error where not everything arrived."""
     folder = work / "run"
     folder.mkdir()
@@ -190,14 +194,14 @@ def measure(contender: Contender, source: Path, work: Path, memory: int) -> Run:
         os.sync()  # what is left to write must not burden the next run
 
 
-def at_hand(contenders: Sequence[Contender]) -> tuple[list[Contender], tuple[str, ...]]:
+def at_hand(contenders: Sequence[Contender[End]]) -> tuple[list[Contender[End]], tuple[str, ...]]:
     """Those that are installed, and for each other one a sentence that says what it lacks."""
     missing = tuple(f"{each.name}: {each.lacks()}" for each in contenders if each.lacks())
     return [each for each in contenders if not each.lacks()], missing
 
 
 def beside_peers(
-    contenders: Sequence[Contender], goal: Goal, source: Path, work: Path, pairs: int, memory: int = 0
+    contenders: Sequence[Contender[Receiver]], goal: Goal, source: Path, work: Path, pairs: int, memory: int = 0
 ) -> Findings:
     """The first one's rows beside the second, which has to be there, and all others that are."""
     others, missing = at_hand(contenders[2:])
@@ -208,7 +212,12 @@ def beside_peers(
 
 
 def in_pairs(
-    contenders: Sequence[Contender], source: Path, work: Path, pairs: int, memory: int = 0, every: int | None = None
+    contenders: Sequence[Contender[Receiver]],
+    source: Path,
+    work: Path,
+    pairs: int,
+    memory: int = 0,
+    every: int | None = None,
 ) -> list[Runs]:
     """Every contender in turn, so many times over; in the order given. `memory`: bytes to fault in before each run.
 

@@ -136,7 +136,7 @@ def _chart(work: Path, source: Path, size: int, lossy: list[Runs]) -> Chart:
     )
 
 
-def _contenders(place: Place) -> list[Contender]:
+def _contenders(place: Place) -> list[Contender[Receiver]]:
     ours = Contender("chunky upload", CHUNKY.verifies, CHUNKY.durable, _chunky(place), CHUNKY.command)
     one_stream = replace(TUS_JS, receiver=tus_js(place), command="tus-js-client, one stream")
     return at_hand([ours, one_stream])[0]

@@ -18,6 +18,7 @@ _ASKED: Mapping[str, tuple[str, ...]] = {
     "nginx": ("nginx", "-v"),
     "curl": ("curl", "--version"),
     "rclone": ("rclone", "version"),
+    "Syncthing": ("syncthing", "--version"),
     "node": ("node", "--version"),
     "tuspy": (str(PEERS / "tuspy/bin/python"), "-c", "import importlib.metadata as m; print(m.version('tuspy'))"),
     "tus-js-client": ("node", "-p", f"require('{PEERS}/node_modules/tus-js-client/package.json').version"),

@@ -188,7 +188,7 @@ def _found(command: Sequence[str]) -> Sequence[str]:
 
 
 NEVER_MEASURED = (
-    "Syncthing: not measured; it has no command that sends a folder and ends, so that start and end would be guesses",
+    "Syncthing: no command of it sends a folder and ends; see the folders that are watched",
     "tusd: not measured; it is in none of the package registries that `make bench-peers` uses",
 )
 TUS_LACKS = lacks("node", "node_modules/@tus/server", "node_modules/@tus/file-store")
