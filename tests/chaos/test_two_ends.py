@@ -203,7 +203,8 @@ class TwoEnds(RuleBasedStateMachine):
             )
             return
         refused = wire.answer.problem.name if isinstance(wire.answer, Refused) else ""
-        if isinstance(wire.request, Initiate) and refused == "session-expired":  # the key of an earlier upload
+        initiated = isinstance(wire.request, Initiate) and not wire.session_id  # and not only asked about
+        if initiated and refused == "session-expired":  # the key of an earlier upload
             again = dataclasses.replace(wire, key=b"fresh%d" % next(self.keys), answer=None, opened=None)
             self.going.append(again)
             return
