@@ -1,20 +1,22 @@
 """What happens after the last byte: hash, decide, publish; and the copying of a version the user already has.
 
-One task for each session that is so far. Full disks and broken catalogs make it wait and try again: what is stored
-stays stored, and the session stays `verifying`. An end is honoured until publishing has begun, and waits afterwards.
+One task for each session that is so far. Full disks, broken catalogs and folders that take no name make it wait and try
+again: what is stored stays stored, the session stays `verifying`, and who asks for its status is told what hinders it,
+so that a client can turn to other files. An end is honoured until publishing has begun, and waits afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 
 from msgspec.structs import replace
 
 from chunkyd.catalog.base import ACTIVE_STATES, Catalog, SessionState
 from chunkyd.checkpoints import reached
-from chunkyd.errors import ChunkyError, Problem
+from chunkyd.errors import ChunkyError, Problem, StorageFull
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.problems import problem
 from chunkyd.server.publish import Publisher, SessionLost, Stopped
@@ -56,7 +58,6 @@ class Finisher:
         """Go on with this session, if there is something to go on with and nobody does already."""
         ready = session.state in ACTIVE_STATES and session.status() == "verifying" and not session.gone
         if ready and session.session_id not in self._tasks:
-            session.refusal = None
             session.busy += 1
             task = asyncio.create_task(self._run(session))
             self._tasks[session.session_id] = task
@@ -78,9 +79,17 @@ class Finisher:
             await asyncio.wait(self._tasks.values(), timeout=STOP_SECONDS)
 
     async def _run(self, session: LiveSession) -> None:
-        delay = FIRST_RETRY_SECONDS
+        delay, said = FIRST_RETRY_SECONDS, ""
         try:
-            while not session.gone and not await self._try(session):
+            while not session.gone:
+                session.refusal = None
+                hindrance = await self._try(session)
+                if hindrance is None:
+                    return
+                session.refusal = _told(hindrance, delay)
+                if said != str(hindrance):
+                    said = str(hindrance)
+                    log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, said)
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
         except Stopped:
@@ -89,8 +98,8 @@ class Finisher:
             session.busy -= 1
             self._tasks.pop(session.session_id, None)
 
-    async def _try(self, session: LiveSession) -> bool:
-        """Whether nothing is left to be done. Whatever fails is tried again: nobody else would."""
+    async def _try(self, session: LiveSession) -> Exception | None:
+        """None where nothing is left to be done. Whatever fails is tried again: nobody else would."""
         try:
             try:
                 await self._finish(session)
@@ -100,12 +109,11 @@ class Finisher:
         except Stopped:
             raise
         except (ChunkyError, OSError) as error:
-            log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, error)
-            return False
-        except Exception:
-            log.exception("session %.8s: finishing it failed, trying again", session.session_id)
-            return False
-        return True
+            return error
+        except Exception as error:
+            log.exception("session %.8s: finishing it failed", session.session_id)
+            return error
+        return None
 
     async def _is_lost(self, session: LiveSession) -> bool:
         """Whether it is the partial that is not there; else somebody has moved a folder on the way to the target."""
@@ -187,6 +195,17 @@ class Finisher:
             session.record = replace(session.record, state=SessionState.RECEIVING, copy_of=None)
             session.forget_stored()
         self._registry.count(session)
+
+
+def _told(hindrance: Exception, retry_after: float) -> Problem:
+    """What a client is told of a try that failed; the server's paths are in its own log."""
+    if isinstance(hindrance, StorageFull):
+        return problem("storage-full", "", retry_after=retry_after)
+    why = os.strerror(hindrance.errno) if isinstance(hindrance, OSError) and hindrance.errno else "its log says why"
+    text = (
+        f"All bytes are stored, but the server cannot put the file in its place yet: {why}. It tries again by itself."
+    )
+    return problem("internal", text)
 
 
 def path_problem(found: PathConflict) -> Problem:

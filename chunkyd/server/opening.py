@@ -76,8 +76,7 @@ class Opener:
             if session.total <= SMALL_BYTES:
                 await self._finisher.wait(session, SMALL_WAIT_SECONDS)
         session.require_alive()
-        if session.refusal is not None:
-            raise session.refusal
+        session.require_place()
         return session
 
     async def _session(self, user: str, request: Initiate, idempotency: bytes | None) -> LiveSession:

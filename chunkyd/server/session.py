@@ -43,7 +43,7 @@ class LiveSession:
         self.busy = 0  # requests, verification, copy or publication under way
         self.gone = False  # ended or expired: whoever still holds it must not bring it back
         self.publishing = False  # the point of no return: an end waits for the outcome
-        self.refusal: Problem | None = None  # why publishing cannot go on, told until it is tried again
+        self.refusal: Problem | None = None  # why it cannot be published, told until that is tried again
         self.counted = 0  # what the ledger counts for it
 
     @property
@@ -130,6 +130,14 @@ class LiveSession:
         if self.state is SessionState.DEAD:
             text = "The bytes received are not the file of this hash; hash the file again and begin a new session."
             raise problem("digest-mismatch", text)
+
+    def require_place(self) -> None:
+        """Raise what only the client can mend, and keeps the file from its place; it does not speak against the bytes.
+
+        What the server mends by itself, trying again, is told to those who ask for the status.
+        """
+        if self.refusal is not None and not self.refusal.retryable:
+            raise self.refusal
 
     def claim(self, claim: Claim) -> None:
         """Enter an admitted chunk as in progress."""

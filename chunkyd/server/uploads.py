@@ -207,8 +207,7 @@ class Uploads:
             self._finisher.start(session)
             await self._finisher.wait(session, OUTCOME_WAIT_SECONDS)
         session.require_alive()
-        if session.refusal is not None:
-            raise session.refusal
+        session.require_place()
         return session.status()
 
     async def declare(self, session: LiveSession, file_hash: str) -> Status:
@@ -244,9 +243,9 @@ class Uploads:
         session.know_hash(counting)
 
     async def status(self, session: LiveSession) -> LiveSession:
-        """The session, for its status and missing ranges. Raises digest-mismatch, path-conflict."""
+        """The session, for its status and missing ranges. Raises digest-mismatch, and what keeps it from its place."""
         session.require_alive()
-        if session.refusal is not None:
+        if session.refusal is not None and not session.refusal.retryable:  # its client may have made room meanwhile
             self._finisher.start(session)
             await self._finisher.wait(session, OUTCOME_WAIT_SECONDS)
         if session.refusal is not None:

@@ -41,7 +41,7 @@ class Rules(msgspec.Struct, frozen=True):
     max_wait: float = 300.0
     parallel_chunks: int = 4
     chunk_size: int | None = None
-    wait_when_full: bool = True
+    wait_when_full: bool = True  # and while all is stored, but cannot be published yet
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -319,11 +319,11 @@ class Machine:
             self._renew()
         elif found.name == "chunk-in-progress" and isinstance(request, Send):
             self._elsewhere(request.chunk, found, now)
-        elif found.action == "wait" and (found.name != "storage-full" or self._rules.wait_when_full):
+        elif self._is_for_others(request, found):
+            self._giving_up = found
+        elif found.action == "wait":
             self._ask_again(request)
             self._patience.hold(request.round, found.retry_after, now)
-        elif found.action == "wait":
-            self._giving_up = found
         elif found.action == "smaller-chunks":
             self._smaller(request, found, now)
         elif found.action in ("refresh-status", "retry"):
@@ -333,6 +333,11 @@ class Machine:
             self._failure = found
 
     # The rules behind them
+
+    def _is_for_others(self, request: Request, found: Problem) -> bool:
+        """Whether only the server's administrator can help, and whoever drives has other files to send meanwhile."""
+        unpublished = found.action == "retry" and isinstance(request, AskStatus)
+        return not self._rules.wait_when_full and (found.name == "storage-full" or unpublished)
 
     def _renew(self) -> None:
         """Open another session for the same version; answers for the old one are ignored from here on."""
