@@ -176,6 +176,7 @@ CHECKPOINTS: Mapping[str, str] = {
     "daemon.copy.removed": "the source is removed",
     # The client library
     "upload.hash.taken": "the file is hashed",
+    "upload.hash.kept": "how far the hash is was remembered",
     "upload.hash.followed": "the file is hashed while it is sent, which is remembered, and not yet declared",
     "upload.hash.declared": "the server has said that the hash is recorded",
     "upload.version.unsteady": "a file did not hold still while it was sent: remembered, its session not yet given up",

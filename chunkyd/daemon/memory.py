@@ -48,7 +48,9 @@ class JobMemory:
         if job is None or job.session_id is None or job.session_url != key.url:
             return None
         named = job.session_version or job.file_hash
-        return None if named is None else Remembered(job.session_id, named, job.fingerprint, job.bytes_total)
+        if named is None:
+            return None
+        return Remembered(job.session_id, named, job.fingerprint, job.bytes_total, job.hash_part)
 
     def remember(self, key: UploadKey, session: Remembered) -> Remembered:
         """This session is the job's; another it had is one to be ended."""
@@ -57,6 +59,10 @@ class JobMemory:
         if not self._queue.opened(self._job, session.session_id, key.url, file_hash, version):
             raise Interrupted("the job is no longer to be sent")
         return session
+
+    def remember_part(self, key: UploadKey, session_id: str, part: str) -> None:
+        """How far the hash of what this job sends is."""
+        self._queue.hashed_part(self._job, part)
 
     def completed(self, key: UploadKey) -> None:
         """The job is `finishing`, its session one to be ended."""

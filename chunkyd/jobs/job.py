@@ -13,7 +13,7 @@ COLUMNS = (
     "id, folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, reason, error, user_paused, priority,"
     " attempts, restarts, probes, next_attempt, bytes_done, bytes_sent, file_hash, session_id, session_url,"
     " resumed_times, resumed_from, claimed_by, claims, arrived, created, updated, finished, finish_number,"
-    " session_version"
+    " session_version, hash_part"
 )
 
 
@@ -49,6 +49,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None
     session_url: str | None
     session_version: str | None  # what stands for the hash at the server, where the session began without it
+    hash_part: str | None  # how far the hash was taken while the session's bytes were sent
     resumed_times: int
     resumed_from: int | None  # bytes the server had when it was last resumed
     claimed_by: str | None
@@ -132,6 +133,7 @@ def job_of(row: tuple, overlay: Overlay) -> Job:  # type: ignore[type-arg]  # a 
         finished=row[30],
         finish_number=row[31],
         session_version=row[32],
+        hash_part=row[33],
         shown_state=shown_state,
         shown_reason=shown_reason,
     )

@@ -104,7 +104,10 @@ _LATE_HASH = (
     "CREATE INDEX known_sizes ON known (size) WHERE sent = 1 AND size > 8388608",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY, _LATE_HASH)
+# How far the hash of such a session's bytes is: a crash costs no second reading.
+_HASH_PART = ("ALTER TABLE jobs ADD COLUMN hash_part TEXT",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY, _LATE_HASH, _HASH_PART)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

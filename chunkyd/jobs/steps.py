@@ -27,6 +27,7 @@ _FORGET_SESSION: dict[str, object] = {
     "session_url": None,
     "bytes_done": 0,
     "bytes_most": 0,
+    "hash_part": None,
 }
 _FINGERPRINT = ("device", "inode", "size", "mtime_ns", "ctime_ns")
 _GIVE_BACK = (
@@ -91,6 +92,11 @@ class Steps(Offers):
             stepped = self._step(job, None, {"file_hash": file_hash})
         reached("jobs.hashed")
         return stepped
+
+    def hashed_part(self, job: Job, part: str) -> bool:
+        """How far the hash is of what the job's session carries."""
+        with self._tables.transaction():
+            return self._step(job, None, {"hash_part": part})
 
     def opened(self, job: Job, session_id: str, url: str, file_hash: str | None, version: str | None = None) -> bool:
         """A session is open; durable before this returns. One that the job can no longer use is to be ended.

@@ -30,12 +30,16 @@ class UploadKey(msgspec.Struct, frozen=True):
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """A session and the file version it carries; `file_hash` is the hash, or what stands for it in this session."""
+    """A session and the file version it carries; `file_hash` is the hash, or what stands for it in this session.
+
+    `hash_part`: how far the hash was while its bytes were sent (`midstate`).
+    """
 
     session_id: str
     file_hash: str
     fingerprint: Fingerprint
     total_bytes: int
+    hash_part: str | None = None
 
 
 class Memory(Protocol):
@@ -74,6 +78,10 @@ class Memory(Protocol):
         Where one of the same version is there already (another process was faster), that one counts, and the new
         one moves to the endings; one of another version moves to the endings and the new one counts.
         """
+        ...
+
+    def remember_part(self, key: UploadKey, session_id: str, part: str) -> None:
+        """How far the hash of what this session carries is; need not be durable. Gone with the session."""
         ...
 
     def completed(self, key: UploadKey) -> None:

@@ -43,15 +43,18 @@ from chunkyd.upload.machine import (
     TakeHash,
 )
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
+from chunkyd.upload.midstate import begin
 from chunkyd.upload.source import Source
 from chunkyd.upload.transport import Client, Opened, fresh_key
+
+KEPT_BYTES = 32 << 20  # how often the hash is put down: it costs a commit, and a crash the reading of as much
 
 
 class Assignment(msgspec.Struct, frozen=True):
     """What a run carries over: one version of one file.
 
     `version`: what stands for the hash in a session that begins, or began, without it; `file_hash` may be None then,
-    and is taken while the file is sent.
+    and is taken while the file is sent, from `hash_part` on.
     """
 
     key: UploadKey
@@ -59,6 +62,7 @@ class Assignment(msgspec.Struct, frozen=True):
     file_hash: str | None
     rules: Rules
     version: str | None = None
+    hash_part: str | None = None
 
     @property
     def named(self) -> str:
@@ -278,11 +282,28 @@ class Run:
 
     def _take_hash(self, request: TakeHash) -> Event:
         source = self._assignment.source
-        file_hash = source.sha256(lambda done: self._frontier.follow(done, self._control.check))
+        running = begin(source.size, self._assignment.hash_part)
+        kept = running.position
+
+        def proceed(done: int) -> None:
+            nonlocal kept
+            self._frontier.follow(done, self._control.check)
+            if done - kept >= KEPT_BYTES:
+                kept = done
+                self._keep_part(running.part())
+
+        file_hash = source.sha256(proceed, running)
         self._memory.remember_hash(self._assignment.key, source.identity(), file_hash)
         reached("upload.hash.followed")
         self.file_hash = file_hash
         return Hashed(request, file_hash)
+
+    def _keep_part(self, part: str | None) -> None:
+        """Of a version whose times tell of every change after this: whoever goes on need not read these bytes again."""
+        session_id = self._sessions.get(1)
+        if part is not None and session_id is not None and self._assignment.source.has_settled(self._clock.wall()):
+            self._memory.remember_part(self._assignment.key, session_id, part)
+            reached("upload.hash.kept")
 
     def _declare(self, request: Declare) -> Event:
         self._assignment.source.check()

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import signal
 import threading
@@ -24,6 +23,7 @@ from chunkyd.errors import SourceChanged, SourceError, SourceGone, SourceUnreada
 from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below, open_below
 from chunkyd.protocol.paths import readable
 from chunkyd.protocol.ranges import Range
+from chunkyd.upload.midstate import Running, begin
 
 READ_BYTES = 1024 * 1024
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
@@ -31,6 +31,7 @@ _UNSTABLE_INODES = frozenset({0x4D44, 0x2011BAB0, 0x65735546, 0x5346544E, 0x7366
 _IN_MEMORY = frozenset({0x01021994, 0x858458F6})  # tmpfs, ramfs
 _libc = ctypes.CDLL(None)
 _WRITE_AND_WAIT = 7  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER
+_SETTLED_SECONDS = 2.0  # a file written just now can change again without its times showing it: FAT's are that coarse
 _STEADY_SECONDS = 60.0  # what was written so long ago is not being written
 _leases = threading.Event()
 
@@ -152,6 +153,10 @@ class Source:
         quiet = min(now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9, clock_told)
         return self._stable_inodes and quiet > _STEADY_SECONDS
 
+    def has_settled(self, now: float) -> bool:
+        """Whether its times would tell of a change from `now` (wall time) on: what is remembered of it counts then."""
+        return now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9 > _SETTLED_SECONDS
+
     def check(self) -> None:
         """Raise SourceChanged or SourceGone unless the open file is still the version it was and the path exists."""
         self.keep_lease()
@@ -192,30 +197,29 @@ class Source:
             start += len(piece)
         return int(value).to_bytes(4, "big")
 
-    def sha256(self, proceed: Callable[[int], None]) -> str:
-        """The file hash; `proceed(bytes read so far)` is called between reads and may raise.
+    def sha256(self, proceed: Callable[[int], None], running: Running | None = None) -> str:
+        """The file hash; `proceed(bytes hashed so far)` is called between reads and may raise.
 
-        Raises SourceChanged where the file is not the same before and after: only a version that existed gets a hash.
+        `running`: one that has taken the first bytes of this version already. Raises SourceChanged where the file is
+        not the same before and after: only a version that existed gets a hash.
         """
-        running = hashlib.sha256()
+        running = running or begin(self.size)
         buffer = memoryview(bytearray(min(READ_BYTES, max(self.size, 1))))
-        done = 0
-        while done < self.size:
-            proceed(done)
-            done += self._hash_piece(running.update, buffer[: self.size - done], done)
+        while running.position < self.size:
+            proceed(running.position)
+            self._hash_piece(running, buffer[: self.size - running.position])
         self.check()
         return running.hexdigest()
 
-    def _hash_piece(self, update: Callable[[memoryview], None], buffer: memoryview, start: int) -> int:
+    def _hash_piece(self, running: Running, buffer: memoryview) -> None:
         self.keep_lease()
         try:
-            count = os.preadv(self._descriptor, [buffer], start)
+            count = os.preadv(self._descriptor, [buffer], running.position)
         except OSError as error:
             raise self._translated(error) from error
         if count == 0:
             raise SourceChanged(f"{self._name} shrank while it was being read")
-        update(buffer[:count])
-        return count
+        running.update(buffer[:count])
 
     def share(self) -> None:
         """Count one more user; each `close` takes one away, and the last one closes the file."""

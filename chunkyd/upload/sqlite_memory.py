@@ -48,17 +48,19 @@ _FIRST = (
     ) WITHOUT ROWID""",
 )
 _IDENTITY = ("CREATE TABLE identity (id TEXT NOT NULL)", "INSERT INTO identity VALUES (lower(hex(randomblob(16))))")
-MIGRATIONS = (_FIRST, _IDENTITY)
+_HASH_PART = ("ALTER TABLE sessions ADD COLUMN hash_part TEXT",)
+MIGRATIONS = (_FIRST, _IDENTITY, _HASH_PART)
 _KNOWN_HASH = "SELECT file_hash, device, inode, size, mtime_ns, ctime_ns FROM hashes WHERE source = ?"
 _KEEP_HASH = "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)"
 _HASH_FIRST = "SELECT 1 FROM hashes WHERE size = ? OR (source = ? AND file_hash LIKE 'v1.%') LIMIT 1"
 _DROP_HASH = "DELETE FROM hashes WHERE source = ?"
 _SESSION = (
-    "SELECT session_id, file_hash, total_bytes, device, inode, size, mtime_ns, ctime_ns FROM sessions"
+    "SELECT session_id, file_hash, total_bytes, hash_part, device, inode, size, mtime_ns, ctime_ns FROM sessions"
     " WHERE url = ? AND source = ? AND path = ?"
 )
 _BEGUN = "SELECT source, path FROM sessions WHERE url = ?"
-_KEEP_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
+_KEEP_PART = "UPDATE sessions SET hash_part = ? WHERE url = ? AND source = ? AND path = ? AND session_id = ?"
 _DROP_SESSION = "DELETE FROM sessions WHERE url = ? AND source = ? AND path = ?"
 _ENDINGS = "SELECT session_id, file_hash FROM endings WHERE url = ?"
 _END_LATER = "INSERT OR IGNORE INTO endings VALUES (?, ?, ?)"
@@ -210,6 +212,11 @@ class SqliteMemory:
             database.execute(_ENDED, (key.url, session.session_id))  # one that is given again is in use
         return session
 
+    def remember_part(self, key: UploadKey, session_id: str, part: str) -> None:
+        """How far the hash of what this session carries is."""
+        with self._transaction() as database:
+            database.execute(_KEEP_PART, (part, key.url, key.source, key.path, session_id))
+
     def completed(self, key: UploadKey) -> None:
         """The server said complete: record it, and move the session to the endings."""
         with self._transaction() as database:
@@ -255,9 +262,10 @@ def _give_up(database: sqlite3.Connection, key: UploadKey, session_id: str | Non
 
 
 def _remembered(row: Sequence[object]) -> Remembered:
-    session_id, file_hash, total_bytes, *columns = row
+    session_id, file_hash, total_bytes, part, *columns = row
     total = msgspec.convert(total_bytes, Bytes)
-    return Remembered(_word(session_id), _word(file_hash), _version(columns), total)
+    kept = msgspec.convert(part, str | None)
+    return Remembered(_word(session_id), _word(file_hash), _version(columns), total, kept)
 
 
 def _hash_taken(row: Sequence[object]) -> tuple[str, Fingerprint]:

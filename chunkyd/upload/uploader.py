@@ -37,7 +37,6 @@ from chunkyd.upload.sqlite_memory import SqliteMemory
 from chunkyd.upload.transport import Client
 
 _REMEMBERED_HASH_BYTES = 4 * 1024 * 1024  # a smaller file is hashed again faster than its hash is written down
-_SETTLED_SECONDS = 2.0  # a file written just now can change again without its times showing it: FAT's are that coarse
 _REPORT_SECONDS = 0.1
 
 
@@ -238,7 +237,8 @@ class Uploader:
             if self._client.offers(EXTENSION, self._control.fresh_switch()):
                 if file_hash is None and not self._holds_still(source):
                     file_hash = self._take_hash(source, identity, memory)
-                return Assignment(self._key, source, file_hash, self._rules, version)
+                part = remembered.hash_part if self._verify == "changed" else None
+                return Assignment(self._key, source, file_hash, self._rules, version, part)
         elif file_hash is None and self._may_be_read_once(source, memory):
             return Assignment(self._key, source, None, self._rules, version)
         return Assignment(self._key, source, file_hash or self._take_hash(source, identity, memory), self._rules)
@@ -272,10 +272,10 @@ class Uploader:
             self._control.hold()
             self._tell(Picture("hashing", done, 0, ""), source.size)
 
-        age = self._clock.wall() - max(identity.mtime_ns, source.fingerprint.ctime_ns) / 1e9
+        settled = source.has_settled(self._clock.wall())
         file_hash = source.sha256(proceed)
         reached("upload.hash.taken")
-        if source.size > _REMEMBERED_HASH_BYTES and age > _SETTLED_SECONDS:
+        if source.size > _REMEMBERED_HASH_BYTES and settled:
             memory.remember_hash(self._key, identity, file_hash)
         return file_hash
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from chunkyd.upload.late import LATE_BYTES
+from chunkyd.upload.run import KEPT_BYTES
+from tests.e2e.programs import wait_until
 from tests.faults.scenarios import at
 from tests.faults.stage import Stage
 
@@ -22,6 +25,18 @@ def big_file(folder: Path, arming: str) -> None:
     """A big file, whose hash is taken while it is sent, on a daemon's first day."""
     with Stage(folder) as stage:
         stage.put("year/day/film.mov", BIG)
+        stage.start_server()
+        stage.daemon_dies(arming)
+        stage.at_rest()
+        assert declared(stage)
+
+
+@at("upload.hash.kept")
+def half_hashed(folder: Path, arming: str) -> None:
+    """A file so big that the hash is remembered on the way; a restart goes on with it, and the file is right."""
+    with Stage(folder) as stage:
+        path = stage.put("film.mov", KEPT_BYTES + 3 * BIG)
+        wait_until("its times count", lambda: time.time() - path.stat().st_ctime > 2.1, 5)
         stage.start_server()
         stage.daemon_dies(arming)
         stage.at_rest()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import sha256, wait_until
+from chunkyd.checkpoints import VARIABLE
+from chunkyd.upload.run import KEPT_BYTES
+from tests.e2e.programs import BIN, Server, running, sha256, wait_until
 from tests.faults.late_scenarios import BIG, declared
 from tests.faults.stage import Stage
 
@@ -111,3 +120,45 @@ def test_opened_for_writing_again_and_again(tmp_path: Path) -> None:
         stage.kills += 1  # an interruption like one: what was on its way comes twice
         stage.at_rest()
         assert declared(stage) == 0
+
+
+PARTS = 3
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_hash_goes_on_where_it_was(tmp_path: Path, edited: bool) -> None:
+    """`chunky` is killed with two parts of the hash remembered: the rest alone is hashed; an edited file, wholly."""
+    server, film = Server(tmp_path), tmp_path / "film"
+    size = PARTS * KEPT_BYTES + BIG
+    film.write_bytes(os.urandom(size))
+    command = [str(BIN / "chunky"), "upload", str(film), "--to", server.url, "--state", str(tmp_path / "state.sqlite3")]
+    wait_until("its times count", lambda: time.time() - film.stat().st_ctime > 2.1, 5)
+    with running(server):
+        killed = subprocess.run(command, env=os.environ | {VARIABLE: "upload.hash.kept:2"}, check=False, timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+        if edited:
+            with film.open("r+b") as file:
+                file.write(b"edited")
+        log = tmp_path / "strace"
+        watched = ["strace", "-f", "-qq", "-e", "trace=preadv,preadv2", "-o", str(log), *command]
+        subprocess.run(watched, check=True, capture_output=True, timeout=60)
+    assert sha256(server.files() / "film") == sha256(film)
+    hashed = sum(map(int, re.findall(r"preadv2?(?:\(| resumed).* = (\d+)$", log.read_text(), re.MULTILINE)))
+    assert hashed == (size if edited else size - 2 * KEPT_BYTES)
+
+
+def test_a_wrong_part_does_no_harm(tmp_path: Path) -> None:
+    """What was remembered of the hash is another file's: the server refuses the whole, and the next try hashes anew."""
+    server, film = Server(tmp_path), tmp_path / "film"
+    film.write_bytes(os.urandom(KEPT_BYTES + BIG))
+    state = tmp_path / "state.sqlite3"
+    command = [str(BIN / "chunky"), "upload", str(film), "--to", server.url, "--state", str(state)]
+    wait_until("its times count", lambda: time.time() - film.stat().st_ctime > 2.1, 5)
+    with running(server):
+        subprocess.run(command, env=os.environ | {VARIABLE: "upload.hash.kept"}, check=False, timeout=60)
+        with contextlib.closing(sqlite3.connect(state)) as database, database:
+            changed = database.execute("UPDATE sessions SET hash_part = ?", (f"{KEPT_BYTES}:" + "ab" * 32,))
+            assert changed.rowcount == 1
+        tries = [subprocess.run(command, check=False, capture_output=True, timeout=60).returncode for _ in range(2)]
+    assert tries[-1] == 0
+    assert sha256(server.files() / "film") == sha256(film)

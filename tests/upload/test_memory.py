@@ -246,3 +246,16 @@ def test_many_begin_the_file_at_the_same_moment(tmp_path: Path) -> None:
         for thread in threads:
             thread.join(40)
     assert failures == []
+
+
+def test_a_part_of_a_hash_goes_with_its_session(memory: SqliteMemory) -> None:
+    """It is recalled with the session it was taken in, and neither another session nor its successor gets it."""
+    memory.remember(KEY, session(1))
+    memory.remember_part(KEY, "other", "64:aa")
+    assert memory.recall(KEY) == session(1)
+    memory.remember_part(KEY, "s1", "64:bb")
+    recalled = memory.recall(KEY)
+    assert recalled is not None and recalled.hash_part == "64:bb"
+    memory.forget(KEY, "s1")
+    memory.remember(KEY, session(2))
+    assert memory.recall(KEY) == session(2)
