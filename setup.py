@@ -51,10 +51,10 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "chunkyd = chunkyd.cli.chunkyd:main",
-            "chunkyctl = chunkyd.cli.chunkyctl:main",
-            "chunky-server = chunkyd.cli.chunky_server:main",
-            "chunky = chunkyd.cli.chunky:main",
+            "chunkyd = chunkyd.cli.entry:chunkyd",
+            "chunkyctl = chunkyd.cli.entry:chunkyctl",
+            "chunky-server = chunkyd.cli.entry:chunky_server",
+            "chunky = chunkyd.cli.entry:chunky",
         ],
     },
 )

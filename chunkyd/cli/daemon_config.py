@@ -17,8 +17,12 @@ from chunkyd.settings import read_token, render
 @pass_options
 def check_config(options: Options, as_json: bool) -> None:
     """Check the configuration and print all of it, defaults included."""
+    from chunkyd.clock import SystemClock
+    from chunkyd.daemon.connection import Connection
+
     settings, path = load(options)
     token = read_token(settings.server, os.environ)
+    Connection(settings.server, os.environ, SystemClock()).client.close()  # a client refuses what it cannot work with
     if as_json:
         print_json({"config": path, "token": token is not None, "settings": msgspec.yaml.decode(render(settings))})
         return

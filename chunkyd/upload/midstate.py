@@ -8,7 +8,6 @@ file is hashed from its first byte on: `begin` then gives hashlib's.
 
 from __future__ import annotations
 
-import _hashlib  # where its libcrypto is
 import ctypes
 import functools
 import hashlib
@@ -17,7 +16,7 @@ from typing import Protocol
 
 BLOCK_BYTES = 64
 _WORDS = 8
-_PART = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
+_PART = re.compile(r"([0-9]{1,18}):([0-9a-f]{64}):([0-9a-f]{16})", re.ASCII)
 
 
 class Running(Protocol):
@@ -80,7 +79,8 @@ class _Kept:
     def part(self) -> str | None:
         if self.position % BLOCK_BYTES:
             return None
-        return f"{self.position}:" + b"".join(word.to_bytes(4, "big") for word in self._context.words).hex()
+        words = b"".join(word.to_bytes(4, "big") for word in self._context.words)
+        return f"{self.position}:{words.hex()}:{_check(self.position, words)}"
 
 
 class _Plain:
@@ -109,25 +109,34 @@ def begin(size: int, part: str | None = None) -> Running:
     if library is None:
         return _Plain()
     found = _PART.fullmatch(part or "")
-    position = int(found[1]) if found else 0
-    if found is None or position > size or position % BLOCK_BYTES:
+    if found is None:
         return _Kept(library)
-    return _Kept(library, position, bytes.fromhex(found[2]))
+    position, words = int(found[1]), bytes.fromhex(found[2])
+    if position > size or position % BLOCK_BYTES or found[3] != _check(position, words):
+        return _Kept(library)
+    return _Kept(library, position, words)
+
+
+def _check(position: int, words: bytes) -> str:
+    """Tells a part that was damaged where it was kept; a wrong hash would cost the sending of the whole."""
+    return hashlib.sha256(b"%d:" % position + words).hexdigest()[:16]
 
 
 @functools.cache
 def _libcrypto() -> ctypes.CDLL | None:
     """The one that hashlib uses, where it keeps its words as is expected here: put down, taken up, and compared."""
     try:
+        import _hashlib  # not there where Python was built without OpenSSL
+
         library = ctypes.CDLL(_hashlib.__file__)
         for name in ("SHA256_Init", "SHA256_Update", "SHA256_Final"):
             getattr(library, name)
-    except (OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):
         return None
     sample = bytearray(range(256)) * 5
     first = _Kept(library)
     first.update(memoryview(sample)[: 3 * BLOCK_BYTES])
-    words = (first.part() or "").partition(":")[2]
+    words = (first.part() or "").split(":")[1]
     second = _Kept(library, first.position, bytes.fromhex(words))
     second.update(memoryview(sample)[3 * BLOCK_BYTES :])
     return library if second.hexdigest() == hashlib.sha256(sample).hexdigest() else None

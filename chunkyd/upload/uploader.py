@@ -30,6 +30,7 @@ from chunkyd.upload.late import LATE_BYTES, version_name
 from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.machine import Rules
 from chunkyd.upload.memory import Memory, Remembered, UploadKey
+from chunkyd.upload.midstate import begin
 from chunkyd.upload.progress import Meter, Phase, Progress, seconds_left
 from chunkyd.upload.run import Assignment, Picture, Run
 from chunkyd.upload.source import Source
@@ -235,9 +236,9 @@ class Uploader:
         version = version_name(self._key, identity)
         if remembered is not None and remembered.file_hash == version:
             if self._client.offers(EXTENSION, self._control.fresh_switch()):
-                if file_hash is None and not self._holds_still(source):
-                    file_hash = self._take_hash(source, identity, memory)
                 part = remembered.hash_part if self._verify == "changed" else None
+                if file_hash is None and not self._holds_still(source):
+                    file_hash = self._take_hash(source, identity, memory, part)
                 return Assignment(self._key, source, file_hash, self._rules, version, part)
         elif file_hash is None and self._may_be_read_once(source, memory):
             return Assignment(self._key, source, None, self._rules, version)
@@ -266,14 +267,14 @@ class Uploader:
             return remembered.file_hash
         return memory.known_hash(self._key, identity) if source.size > _REMEMBERED_HASH_BYTES else None
 
-    def _take_hash(self, source: Source, identity: Fingerprint, memory: Memory) -> str:
+    def _take_hash(self, source: Source, identity: Fingerprint, memory: Memory, part: str | None = None) -> str:
 
         def proceed(done: int) -> None:
             self._control.hold()
             self._tell(Picture("hashing", done, 0, ""), source.size)
 
         settled = source.has_settled(self._clock.wall())
-        file_hash = source.sha256(proceed)
+        file_hash = source.sha256(proceed, begin(source.size, part))
         reached("upload.hash.taken")
         if source.size > _REMEMBERED_HASH_BYTES and settled:
             memory.remember_hash(self._key, identity, file_hash)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.checkpoints import VARIABLE
+from chunkyd.upload.midstate import begin
 from chunkyd.upload.run import KEPT_BYTES
 from tests.e2e.programs import BIN, Server, running, sha256, wait_until
 from tests.faults.late_scenarios import BIG, declared
@@ -149,6 +150,8 @@ def test_the_hash_goes_on_where_it_was(tmp_path: Path, edited: bool) -> None:
 
 def test_a_wrong_part_does_no_harm(tmp_path: Path) -> None:
     """What was remembered of the hash is another file's: the server refuses the whole, and the next try hashes anew."""
+    other = begin(KEPT_BYTES)
+    other.update(memoryview(bytearray(KEPT_BYTES)))
     server, film = Server(tmp_path), tmp_path / "film"
     film.write_bytes(os.urandom(KEPT_BYTES + BIG))
     state = tmp_path / "state.sqlite3"
@@ -157,8 +160,9 @@ def test_a_wrong_part_does_no_harm(tmp_path: Path) -> None:
     with running(server):
         subprocess.run(command, env=os.environ | {VARIABLE: "upload.hash.kept"}, check=False, timeout=60)
         with contextlib.closing(sqlite3.connect(state)) as database, database:
-            changed = database.execute("UPDATE sessions SET hash_part = ?", (f"{KEPT_BYTES}:" + "ab" * 32,))
+            changed = database.execute("UPDATE sessions SET hash_part = ?", (other.part(),))
             assert changed.rowcount == 1
-        tries = [subprocess.run(command, check=False, capture_output=True, timeout=60).returncode for _ in range(2)]
-    assert tries[-1] == 0
+        refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 1 and "digest" in refused.stderr
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
     assert sha256(server.files() / "film") == sha256(film)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,8 +42,15 @@ def test_more_bits_than_a_word_holds() -> None:
     assert second.hexdigest() == whole.hexdigest()
 
 
-@pytest.mark.parametrize("part", ["", "64:", "64:" + "g" * 64, "63:" + "a" * 64, "128:" + "a" * 64, "٦٤:" + "a" * 64])
-def test_nonsense_is_begun_anew(part: str) -> None:
-    """A part that is none, stands in the middle of a block, or lies beyond the file's end."""
-    content = bytes(range(100))
-    assert of(content, part) == hashlib.sha256(content).hexdigest()
+def test_what_is_no_part_of_this_file_is_begun_anew() -> None:
+    """A part that is none, was damaged in any character, or lies beyond the file's end."""
+    content = bytes(range(256))
+    first = begin(len(content))
+    first.update(memoryview(bytearray(content))[: 2 * BLOCK_BYTES])
+    part = first.part()
+    assert part is not None and begin(len(content), part).position == 2 * BLOCK_BYTES
+    damaged = [part[:at] + ("1" if part[at] != "1" else "2") + part[at + 1 :] for at in range(len(part))]
+    for wrong in ("", "64:", "٦٤" + part[3:], part + "0", *damaged):
+        assert begin(len(content), wrong).position == 0, wrong
+        assert of(content, wrong) == hashlib.sha256(content).hexdigest()
+    assert begin(100, part).position == 0

@@ -1,0 +1,37 @@
+"""What the installed commands call. Loads next to nothing itself: Ctrl-C while a program still loads shows no trace."""
+
+from __future__ import annotations
+
+import signal
+from importlib import import_module
+
+
+def chunkyd() -> None:
+    """The daemon's command."""
+    _run("chunkyd")
+
+
+def chunkyctl() -> None:
+    """The command that controls it."""
+    _run("chunkyctl")
+
+
+def chunky_server() -> None:
+    """The server's command."""
+    _run("chunky_server")
+
+
+def chunky() -> None:
+    """The one-shot client."""
+    _run("chunky")
+
+
+def _run(name: str) -> None:
+    """Until the program can say something itself, Ctrl-C just ends it; whoever had it ignored goes on ignoring it."""
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main = import_module(f"chunkyd.cli.{name}").main
+    if heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
