@@ -30,7 +30,7 @@ def run(work: Path, pairs: int, quick: bool) -> Findings:
     """4 GiB, interrupted once; the first byte `pairs` times over. When quick 512 MiB, interrupted at 90 %."""
     size, share = (GIBIBYTE // 2, 0.9) if quick else (4 * GIBIBYTE, 0.99)
     file = random_file(work / "file.bin", size)
-    time.sleep(1.5)  # a file just written could change without its times showing it; its hash is not remembered
+    time.sleep(2.5)  # a file just written could change without its times showing it; its hash is not remembered
     server = Server(work)
     server.start()
     try:
