@@ -1,0 +1,126 @@
+"""`python -m benchmarks.floors`: what each thing that an upload cannot do without costs here, for 1 GiB.
+
+Each is done alone, in C, with nothing of the project around it: nobody can be faster, whatever the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import google_crc32c
+
+from benchmarks.harness import GIBIBYTE, MEBIBYTE, prewarm, random_file
+
+PIECE = MEBIBYTE
+Floor = Callable[[int, bytearray], object]
+
+
+def main() -> None:
+    """Five times each, medians."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.floors", description=__doc__)
+    parser.add_argument("--work", type=Path, help="a folder for the data (default: a temporary one)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=arguments.work) as work:
+        file = random_file(Path(work) / "file", GIBIBYTE)
+        prewarm(2 * GIBIBYTE)
+        with file.open("rb", buffering=0) as source, (Path(work) / "new").open("wb", buffering=0) as target:
+            read = source.fileno()
+            floors: dict[str, Floor] = {
+                "read from the page cache": lambda at, buffer: _read(read, at, buffer),
+                "SHA-256": _hashing(),
+                "CRC-32C": _crc(),
+                "write to the page cache": lambda at, buffer: _write(target.fileno(), at, buffer),
+            }
+            for name, floor in floors.items():
+                _show(name, [_pieces(floor) for _ in range(5)])
+            _show("the same, and fdatasync", [_synced(Path(work)) for _ in range(5)])
+        _show("sendfile to a loopback socket, and recv", [_sent(file) for _ in range(5)])
+
+
+def _show(name: str, runs: list[tuple[float, float]]) -> None:
+    cpu, wall = (statistics.median(each) for each in zip(*runs, strict=True))
+    print(f"{name:42} {cpu:5.2f} CPU s {wall:6.2f} s")
+
+
+def _timed(work: Callable[[], None]) -> tuple[float, float]:
+    cpu, wall = time.process_time(), time.monotonic()
+    work()
+    return time.process_time() - cpu, time.monotonic() - wall
+
+
+def _pieces(floor: Floor) -> tuple[float, float]:
+    buffer = bytearray(PIECE)
+
+    def all_of_them() -> None:
+        for at in range(0, GIBIBYTE, PIECE):
+            floor(at, buffer)
+
+    return _timed(all_of_them)
+
+
+def _read(descriptor: int, at: int, buffer: bytearray) -> None:
+    os.preadv(descriptor, [buffer], at)
+
+
+def _hashing() -> Floor:
+    running = hashlib.sha256()
+    return lambda at, buffer: running.update(buffer)
+
+
+def _crc() -> Floor:
+    piece = bytes(PIECE)
+    return lambda at, buffer: google_crc32c.value(piece)
+
+
+def _write(descriptor: int, at: int, buffer: bytearray) -> None:
+    os.pwrite(descriptor, buffer, at)
+
+
+def _synced(work: Path) -> tuple[float, float]:
+    path = work / "synced"
+
+    def write() -> None:
+        with path.open("wb", buffering=0) as file:
+            buffer = bytearray(PIECE)
+            for at in range(0, GIBIBYTE, PIECE):
+                os.pwrite(file.fileno(), buffer, at)
+            os.fdatasync(file.fileno())
+
+    took = _timed(write)
+    path.unlink()
+    return took
+
+
+def _sent(path: Path) -> tuple[float, float]:
+    with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+
+        def receive() -> None:
+            buffer = bytearray(PIECE)
+            while far.recv_into(buffer):
+                pass
+
+        def send() -> None:
+            thread = threading.Thread(target=receive)
+            thread.start()
+            near.sendfile(file)
+            near.close()
+            thread.join()
+
+        took = _timed(send)
+        far.close()
+        return took
+
+
+if __name__ == "__main__":
+    main()
