@@ -32,17 +32,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=arguments.work) as work:
         file = random_file(Path(work) / "file", GIBIBYTE)
         prewarm(2 * GIBIBYTE)
-        with file.open("rb", buffering=0) as source, (Path(work) / "new").open("wb", buffering=0) as target:
+        with file.open("rb", buffering=0) as source:
             read = source.fileno()
             floors: dict[str, Floor] = {
                 "read from the page cache": lambda at, buffer: _read(read, at, buffer),
                 "SHA-256": _hashing(),
                 "CRC-32C": _crc(),
-                "write to the page cache": lambda at, buffer: _write(target.fileno(), at, buffer),
             }
             for name, floor in floors.items():
                 _show(name, [_pieces(floor) for _ in range(5)])
-            _show("the same, and fdatasync", [_synced(Path(work)) for _ in range(5)])
+        _show("write a new file", [_written(Path(work), sync=False) for _ in range(5)])
+        _show("the same, and fdatasync", [_written(Path(work), sync=True) for _ in range(5)])
         _show("sendfile to a loopback socket, and recv", [_sent(file) for _ in range(5)])
 
 
@@ -81,19 +81,16 @@ def _crc() -> Floor:
     return lambda at, buffer: google_crc32c.value(piece)
 
 
-def _write(descriptor: int, at: int, buffer: bytearray) -> None:
-    os.pwrite(descriptor, buffer, at)
-
-
-def _synced(work: Path) -> tuple[float, float]:
-    path = work / "synced"
+def _written(work: Path, *, sync: bool) -> tuple[float, float]:
+    path = work / "written"
 
     def write() -> None:
         with path.open("wb", buffering=0) as file:
             buffer = bytearray(PIECE)
             for at in range(0, GIBIBYTE, PIECE):
                 os.pwrite(file.fileno(), buffer, at)
-            os.fdatasync(file.fileno())
+            if sync:
+                os.fdatasync(file.fileno())
 
     took = _timed(write)
     path.unlink()
