@@ -70,6 +70,7 @@ def _goals(documents: list[Document]) -> str:
     unjudged = [f"- {document.title}: {row.name}" for document, row in judged if row.verdict is None]
     reached = len(judged) - len(missed) - len(unjudged)
     text = f"## Goals\n\nOf {len(judged)} goals {reached} are reached. Missed:\n\n" + "\n".join(lines) + "\n"
+    text += "\nWhat is left there, and why: [where the time goes](performance-profile.md).\n" if missed else ""
     return text + ("\nNot judged, for want of the peer:\n\n" + "\n".join(unjudged) + "\n" if unjudged else "")
 
 

@@ -349,3 +349,20 @@ def test_what_no_power_cut_may_take_back(queue: Queue) -> None:
     assert not durable()
     queue.arrived_together([Arrival(claim(queue), HASH, 10)])
     assert durable()
+
+
+def test_a_part_of_the_hash_goes_with_its_session(queue: Queue) -> None:
+    """The next claim finds it; with the session given up, or another opened, it is gone; a lost claim keeps none."""
+    started(queue)
+    job = claim(queue)
+    queue.opened(job, "s", URL, None, "v1.name")
+    assert queue.hashed_part(job, "part")
+    assert queue.release(job)
+    again = claim(queue)
+    assert (again.session_id, again.hash_part) == ("s", "part")
+    assert not queue.hashed_part(job, "late")
+    queue.opened(again, "t", URL, None, "v1.name")
+    assert now(queue, again).hash_part is None
+    assert queue.hashed_part(again, "other")
+    queue.forgot(again, "t")
+    assert now(queue, again).hash_part is None
