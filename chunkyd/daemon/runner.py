@@ -239,7 +239,7 @@ class Runner:
             case SourceError():
                 self._record_source(job, error)
             case Unreachable() if isinstance(error.__cause__, Problem):
-                self._queue.wait(job, str(error))  # it answers, but not as it should: this job's trouble
+                self._queue.wait(job, str(error), paused_for=Reason.SERVER)  # it answers: this job's trouble
             case Unreachable() | NetworkError() | NotChunky():
                 self._queue.hold(Reason.NETWORK, str(error))
                 self._queue.wait(job, str(error))  # where a filter on the way refuses this file alone, others go first
@@ -286,7 +286,7 @@ class Runner:
             case _ if found.name == "storage-full":
                 self._queue.pause(job, Reason.SERVER_FULL, str(found), found.retry_after)
             case _:
-                self._queue.wait(job, str(found), found.retry_after)
+                self._queue.wait(job, str(found), found.retry_after, paused_for=Reason.SERVER)
 
     def _is_no_file(self, job: Job) -> bool:
         """Whether a folder, a link or the like stands where the file was."""

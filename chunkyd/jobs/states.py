@@ -31,6 +31,7 @@ class Reason(StrEnum):
     """Why a job is paused, failed, cancelled or superseded."""
 
     NETWORK = "network"  # paused: the server cannot be reached
+    SERVER = "server"  # paused: the server is there, but something in it keeps this file from being stored or published
     SERVER_FULL = "server-full"  # paused: the server has no room for this file
     AUTH = "auth"  # paused: the token is not accepted
     ROOT_MISSING = "root-missing"  # paused: the watched folder is not there

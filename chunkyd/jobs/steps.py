@@ -46,7 +46,8 @@ _KNOW_SENT = (
     "INSERT OR REPLACE INTO known SELECT folder, directory, name, ?, ?, ?, ?, ?, file_hash, 1, ? FROM jobs WHERE id = ?"
 )
 
-_ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER_FULL, Reason.SOURCE})  # they pass without a word to us
+# They pass without a word to us.
+_ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER, Reason.SERVER_FULL, Reason.SOURCE})
 
 
 @functools.cache
@@ -234,7 +235,7 @@ class Steps(Offers):
         return left
 
     def pause(self, job: Job, reason: Reason, error: str, retry_after: float | None = None) -> bool:
-        """Something other than the job must change: look again at growing intervals (network, server-full, source),
+        """Something other than the job must change: look again at growing intervals (where that passes without a word),
         or when told so by `lift` or `root_back`.
         """
         with self._tables.transaction():

@@ -58,6 +58,7 @@ class Finisher:
         """Go on with this session, if there is something to go on with and nobody does already."""
         ready = session.state in ACTIVE_STATES and session.status() == "verifying" and not session.gone
         if ready and session.session_id not in self._tasks:
+            session.refusal = None
             session.busy += 1
             task = asyncio.create_task(self._run(session))
             self._tasks[session.session_id] = task
@@ -82,14 +83,18 @@ class Finisher:
         delay, said = FIRST_RETRY_SECONDS, ""
         try:
             while not session.gone:
-                session.refusal = None
+                told = session.refusal
                 hindrance = await self._try(session)
                 if hindrance is None:
+                    if session.refusal is told:  # and not what this try has found
+                        session.refusal = None
                     return
                 session.refusal = _told(hindrance, delay)
                 if said != str(hindrance):
                     said = str(hindrance)
-                    log.warning("session %.8s: not finished yet, trying again: %s", session.session_id, said)
+                    trace = None if isinstance(hindrance, ChunkyError | OSError) else hindrance
+                    text = "session %.8s: not finished yet, trying again: %s"
+                    log.warning(text, session.session_id, said, exc_info=trace)
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
         except Stopped:
@@ -108,10 +113,7 @@ class Finisher:
                     raise
         except Stopped:
             raise
-        except (ChunkyError, OSError) as error:
-            return error
-        except Exception as error:
-            log.exception("session %.8s: finishing it failed", session.session_id)
+        except Exception as error:  # noqa: BLE001  # said, told, and tried again
             return error
         return None
 

@@ -53,6 +53,8 @@ def test_others_go_on(tmp_path: Path) -> None:
             wait_until("it is told", lambda: len(told(daemon)) == FILES, 60, daemon.text)
             (box / "open/film").write_bytes(bytes(SIZE))
             wait_until("another arrives", (arrived / "open/film").exists, 30, daemon.text)
+            reasons = {(job["state"], job["reason"]) for job in told(daemon)}
+            assert reasons <= {("waiting", None), ("paused", "server")}
             said = server.text()
         daemon.wait_idle(60)
     warned = re.findall(r"session (\w+): not finished yet, trying again: \[Errno 1\]", said)
