@@ -47,7 +47,7 @@ from chunkyd.upload.midstate import begin
 from chunkyd.upload.source import Source
 from chunkyd.upload.transport import Client, Opened, fresh_key
 
-KEPT_BYTES = 16 << 20  # how often the hash is put down: it costs a commit, and a crash the reading of as much
+KEPT_BYTES = 8 << 20  # how often the hash is put down: it costs a commit, and a crash the reading of as much
 
 
 class Assignment(msgspec.Struct, frozen=True):
