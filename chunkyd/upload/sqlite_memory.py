@@ -30,6 +30,8 @@ from chunkyd.upload.memory import Origin, Remembered, UploadKey
 
 _PATIENCE_SECONDS = 30.0  # with other processes
 _LOOK_AGAIN_SECONDS = 0.01
+_DURABLE = "PRAGMA synchronous = FULL"  # the last commit survives a power cut
+_QUICK = "PRAGMA synchronous = NORMAL"  # it survives the end of the process
 _FIRST = (
     """CREATE TABLE sessions (
         url TEXT NOT NULL, source BLOB NOT NULL, path BLOB NOT NULL,
@@ -108,7 +110,7 @@ class SqliteMemory:
             self._begin_log()
             if os.stat(self.path).st_mode & 0o077:  # only now it is known to be a database
                 os.chmod(self.path, 0o600)
-            self._database.execute("PRAGMA synchronous = FULL")  # the last commit must survive a power cut
+            self._database.execute(_DURABLE)
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version > len(MIGRATIONS):
@@ -136,9 +138,15 @@ class SqliteMemory:
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. IMMEDIATE: of two deferred ones that have read and now write, one fails at once."""
-        with self._lock, _translated(self.path):
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction; one that is not `durable` may be lost with the power, until the next one that is.
+
+        IMMEDIATE: of two deferred ones that have read and now write, one fails at once.
+        """
+        with self._lock, _translated(self.path), contextlib.ExitStack() as after:
+            if not durable:
+                self._database.execute(_QUICK)
+                after.callback(self._database.execute, _DURABLE)
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -214,7 +222,7 @@ class SqliteMemory:
 
     def remember_part(self, key: UploadKey, session_id: str, part: str) -> None:
         """How far the hash of what this session carries is."""
-        with self._transaction() as database:
+        with self._transaction(durable=False) as database:  # a hash must not wait for the disk at each part
             database.execute(_KEEP_PART, (part, key.url, key.source, key.path, session_id))
 
     def completed(self, key: UploadKey) -> None:
