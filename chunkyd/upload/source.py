@@ -146,10 +146,12 @@ class Source:
         """Whether nothing can change unseen, so that one reading is enough: a lease is held, or the last change is old.
 
         `now`: wall time; `clock_told`: the seconds since the clock was set, because times before mean nothing. Where
-        inodes are not stable, ctime says too little.
+        inodes are not stable, ctime says too little; in memory (tmpfs) a write through a mapping moves no time at all.
         """
         if self._leased:
             return True
+        if is_in_memory(self._descriptor):
+            return False
         quiet = min(now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9, clock_told)
         return self._stable_inodes and quiet > _STEADY_SECONDS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_an_old_file_needs_no_lease(proxy: FaultProxy, uploader, file: Path, arr
     file.write_bytes(os.urandom(SIZE + 1))
     assert uploader(proxy.url, file).upload().file_hash == sha256(arrived)
     assert began_with(proxy) == [False, True]
+
+
+def test_no_age_is_believed_in_memory(proxy: FaultProxy, uploader, monkeypatch) -> None:
+    """On tmpfs a write through a mapping moves no time: a file that a writer has open is hashed first, however old."""
+    if b" /dev/shm tmpfs " not in Path("/proc/mounts").read_bytes():
+        pytest.skip("/dev/shm is no tmpfs")
+    monkeypatch.setattr(source, "_STEADY_SECONDS", -1.0)  # as if the minute were over
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as mapped:
+        mapped.write(os.urandom(SIZE))
+        mapped.flush()
+        uploader(proxy.url, Path(mapped.name)).upload()
+    assert began_with(proxy) == [False]
 
 
 def test_old_by_a_clock_that_was_set(proxy: FaultProxy, uploader, file: Path, arrived: Path, monkeypatch) -> None:
