@@ -40,16 +40,32 @@ class _Connection(sqlite3.Connection):
     durable = False  # how `synchronous` stands on this connection
 
 
+class _Closing:
+    """Closes a connection when its thread ends, and with it what belongs to the thread.
+
+    A connection is part of a reference cycle of Python's own (its cache of statements): left to itself it keeps its
+    files open until the collector comes by, which in a large and quiet process is after hundreds of uploads.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def __del__(self) -> None:
+        self._connection.close()
+
+
 class _Database(peewee.SqliteDatabase):
     """Knows all its threads' connections, so that `close` leaves no write-ahead log behind."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._of_thread = threading.local()
         super().__init__(*arguments, **options)
 
     def _connect(self) -> _Connection:
         connection: _Connection = super()._connect()  # type: ignore[misc]  # missing in the type stubs
         self.opened.add(connection)
+        self._of_thread.closing = _Closing(connection)
         return connection
 
     def rollback(self) -> None:

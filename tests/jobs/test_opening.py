@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sqlite3
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -270,3 +272,20 @@ def test_a_network_file_system_is_refused(tmp_path: Path, clock: ManualClock, mo
     with pytest.raises(StateError, match="network file system"):
         open_tables(str(table(tmp_path)), clock)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_thread_that_ends_leaves_no_connection(tmp_path: Path) -> None:
+    """Its files are closed with it, and not when the collector comes by: each upload begins threads of its own."""
+    queue = open_queue(tmp_path, ManualClock())
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(20):
+            thread = threading.Thread(target=queue.endings)
+            thread.start()
+            thread.join()
+        assert len(os.listdir("/proc/self/fd")) < before + 10
+    finally:
+        gc.enable()
+    assert queue.endings() == []
+    queue.close()
