@@ -1,8 +1,8 @@
 """What is done to a source after it has arrived: keep, delete or move, and only ever to the very bytes that were sent.
 
 The order, and why it cannot touch what was not sent:
-1. Open the source; its fingerprint is the one that was sent. Take a read lease: the kernel refuses it while anyone has
-   the file open for writing, and takes it away when someone opens it so later.
+1. Open the source. Take a read lease: the kernel refuses it while anyone has the file open for writing, and takes it
+   away when someone opens it so later. Only then compare: its fingerprint, change time included, is the one sent.
 2. Rename it to a hidden name beside it, never replacing. From here on a new file under the old name is a new file and
    none of ours. The hidden name says whose it is: the job's number, the job table's identity, the file's own name.
 3. Compare again: the hidden name is the open descriptor's inode, size and mtime are those that were sent (the rename
@@ -177,10 +177,11 @@ def _with_hidden_name(
     left_behind = os.path.lexists(hidden)
     with _opened(hidden if left_behind else source) as descriptor:
         if not left_behind:
+            written = _being_written(descriptor)  # first: an edit before the lease is seen, one after it asks for it
             now = fingerprint(os.fstat(descriptor))
             if not sent.same_version(now, stable_inodes=inodes_are_stable(descriptor)):
                 return Outcome.LEFT
-            if _being_written(descriptor):
+            if written:
                 raise BeingWritten(f"it has arrived, and is {_verb(policy)} once nobody has it open for writing")
             reached("daemon.after.hiding")
             rename_without_replacing(source, hidden)

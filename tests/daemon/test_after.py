@@ -91,6 +91,22 @@ def test_an_edited_file_is_left(source: Path, tmp_path: Path, policy: str) -> No
     assert source.read_bytes() == b"newer bytes, not sent"
 
 
+def test_edited_just_before_the_lease(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of the same size that sets the old time again, until the lease is taken: its change time is seen."""
+    was = sent(source)
+    being_written = after._being_written
+
+    def edit_and_look(descriptor: int) -> bool:
+        monkeypatch.setattr(after, "_being_written", being_written)
+        source.write_bytes(b"NEWER byte")
+        os.utime(source, ns=(was.mtime_ns, was.mtime_ns))
+        return being_written(descriptor)
+
+    monkeypatch.setattr(after, "_being_written", edit_and_look)
+    assert finish(source, Delete(), was) is Outcome.LEFT
+    assert source.read_bytes() == b"NEWER byte"
+
+
 def test_a_file_open_for_writing_is_left(source: Path) -> None:
     """A writer that has not written yet is enough to leave the file alone, until he is gone."""
     was = sent(source)
