@@ -1,7 +1,7 @@
 """From settled changes to queued jobs, and what is known of a folder's files.
 
 A version that is queued, failed, sent or cancelled by the user is not queued again. A newer version of a file whose job
-has not arrived takes its place; one that has arrived is finished first, and the newer one waits for that.
+has not arrived takes its place; one that has arrived is finished first, at once, and the newer one waits for that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ _OPEN_HERE = (
     " AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
 )
 _SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent = 1 AND size > 8388608 LIMIT 1"  # as its index has it
+_FINISH_NOW = (
+    "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
+    " WHERE id = ? AND arrived IS NOT NULL AND (state = 'waiting' OR state = 'paused' AND reason = 'source')"
+)
 _BACK = "UPDATE jobs SET state = 'queued', reason = NULL WHERE id = ? AND state = 'paused' AND reason = 'root-missing'"
 
 
@@ -69,6 +73,8 @@ class Offers(Core):
             if job.replaceable:
                 paused |= job.user_paused
                 self._end(job.id, State.SUPERSEDED, Reason.CHANGED, now)
+            else:
+                self._tables.execute(_FINISH_NOW, (job.id,))
         self._tables.execute(
             _INSERT, (*place, *fingerprint_columns(change.fingerprint), paused, change.priority, now, now)
         )

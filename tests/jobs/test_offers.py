@@ -105,6 +105,25 @@ def test_a_newer_version_waits_for_one_that_has_arrived(queue: Queue) -> None:
     assert claim(queue).fingerprint == version(2)
 
 
+@pytest.mark.parametrize(("looks", "state"), [(1, State.WAITING), (4, State.PAUSED)])
+def test_a_newer_version_waits_for_no_deadline(queue: Queue, clock: ManualClock, looks: int, state: State) -> None:
+    """An older one that has arrived, and is only looked at now and then, or ever more rarely, is finished at once."""
+    queue.offer([change(b"a")])
+    job = claim(queue)
+    queue.finishing(job)
+    for look in range(looks):
+        if look:
+            clock.advance(100)
+            job = claim(queue)
+        queue.wait(job, "open for writing", paused_for=Reason.SOURCE)
+    assert now(queue, job).state is state
+    assert queue.offer([change(b"a", 2)]) == 1
+    again = claim(queue)
+    assert (again.id, again.state) == (job.id, State.FINISHING)
+    queue.done(again, again.fingerprint)
+    assert claim(queue).fingerprint == version(2)
+
+
 def test_versions_are_told_by_directory(queue: Queue) -> None:
     """Queued, failed, sent and cancelled versions are told; vanished, superseded and other directories' are not."""
     queue.offer([change(b"d/failed"), change(b"d/sent"), change(b"d/cancelled"), change(b"d/gone"), change(b"d/e/f")])
