@@ -62,7 +62,18 @@ class NotDone(SourceError):
 
 
 class BeingWritten(SourceError):
-    """Somebody has it open for writing, and has written nothing since it was sent: to be looked at again."""
+    """Somebody has it open for writing, and has written nothing since it was sent: to be looked at again.
+
+    `now`: as in NotDone.
+    """
+
+    def __init__(self, policy: Keep | Delete | Move, now: Fingerprint | None = None) -> None:
+        super().__init__(f"it has arrived, and is {_verb(policy)} once nobody has it open for writing")
+        self.now = now
+
+
+class _Opened(OSError):
+    """Somebody may write to it by now."""
 
 
 class _PutBack(Exception):
@@ -99,6 +110,8 @@ def after_upload(
     except (FileNotFoundError, NotADirectoryError):
         return Outcome.GONE
     except _PutBack as back:
+        if isinstance(back.__cause__, _Opened):
+            raise BeingWritten(policy, back.now) from back.__cause__
         raise NotDone(_cannot(policy, back.__cause__), back.now) from back.__cause__
     except OSError as error:
         raise NotDone(_cannot(policy, error), None) from error
@@ -182,7 +195,7 @@ def _with_hidden_name(
             if not sent.same_version(now, stable_inodes=inodes_are_stable(descriptor)):
                 return Outcome.LEFT
             if written:
-                raise BeingWritten(f"it has arrived, and is {_verb(policy)} once nobody has it open for writing")
+                raise BeingWritten(policy)
             reached("daemon.after.hiding")
             rename_without_replacing(source, hidden)
             reached("daemon.after.hidden")
@@ -208,7 +221,7 @@ def _carry_out(
         return Outcome.KEPT if isinstance(policy, Keep) else Outcome.LEFT
     try:
         if _being_written(descriptor):
-            raise OSError(errno.EBUSY, "somebody has just opened it for writing")
+            raise _Opened
         if is_in_memory(descriptor) and _sha256(descriptor) != sent_hash():
             # Written through a mapping while it was read. Its times are those that were sent, so a scan alone would
             # not find it: the renames have given it another change time, and with that it is a new version.
@@ -225,6 +238,8 @@ def _carry_out(
     except OSError as error:
         _put_back(hidden, source)
         same = _is_version(descriptor, source, sent)
+        if isinstance(error, _Opened) and not same:
+            return Outcome.LEFT
         raise _PutBack(fingerprint(os.fstat(descriptor)) if same else None) from error
 
 
@@ -247,10 +262,6 @@ def _being_written(descriptor: int) -> bool:
         status = os.fstat(descriptor)  # no lease here (network file system, not the owner): look for writers
         return open_for_writing((status.st_dev, status.st_ino))
     return False
-
-
-def _is_what_was_sent(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
-    return _is_version(descriptor, name, sent) and not _being_written(descriptor)
 
 
 def _is_version(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
@@ -300,7 +311,7 @@ def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> O
         if error.errno != errno.EXDEV:
             raise
         if not _copy_over(descriptor, hidden, target, sent):
-            raise OSError(errno.EBUSY, "it was written to while it was copied") from error
+            raise _Opened from error
     reached("daemon.move.moved")
     # The new name first, then the old one's absence: a power cut in between leaves two names, never none.
     fsync_directory(folder)
@@ -335,7 +346,7 @@ def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint)
     try:
         copied = _copy(descriptor, moving)
         reached("daemon.copy.synced")
-        if copied != sent.size or not _is_what_was_sent(descriptor, hidden, sent):
+        if copied != sent.size or _being_written(descriptor) or not _is_version(descriptor, hidden, sent):
             return False
         if not _is_named(moving, target):  # else a crash came between naming the copy and removing the source
             _take_free_name(moving, target)

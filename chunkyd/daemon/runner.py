@@ -263,7 +263,7 @@ class Runner:
             case SourceChanged():
                 self._queue.changed(job, self._version_now(job), str(error))
             case BeingWritten():
-                self._queue.wait(job, str(error), paused_for=Reason.SOURCE)
+                self._queue.wait(job, str(error), paused_for=Reason.SOURCE, now_there=error.now)
             case NotDone():
                 self._queue.fail(job, Reason.AFTER_UPLOAD, str(error), error.now)
             case SourceError():

@@ -66,6 +66,10 @@ def _named(job: Job) -> str | None:
     return job.session_version or job.file_hash
 
 
+def _version_columns(found: Fingerprint | None) -> dict[str, object]:
+    return dict(zip(_FINGERPRINT, fingerprint_columns(found), strict=True)) if found is not None else {}
+
+
 class Ending(msgspec.Struct, frozen=True):
     """A session that is to be ended at the server."""
 
@@ -217,19 +221,29 @@ class Steps(Offers):
         return released
 
     def wait(
-        self, job: Job, error: str, retry_after: float | None = None, *, paused_for: Reason = Reason.NETWORK
+        self,
+        job: Job,
+        error: str,
+        retry_after: float | None = None,
+        *,
+        paused_for: Reason = Reason.NETWORK,
+        now_there: Fingerprint | None = None,
     ) -> bool:
-        """A failure that passes: again after the backoff; once the attempts are used up paused, with rarer looks."""
+        """A failure that passes: again after the backoff; once the attempts are used up paused, with rarer looks.
+
+        `now_there`: as in `fail`.
+        """
         retry = self.retry_settings
         with self._tables.transaction():
             current = self._current(job)
             attempts = (current.attempts if current else 0) + 1
+            changes = {"attempts": attempts} | _version_columns(now_there)
             if attempts >= retry.attempts:
-                left = self._pause(job, paused_for, error, retry_after, attempts=attempts)
+                left = self._pause(job, paused_for, error, retry_after, changes)
             else:
                 seconds = delay(attempts, retry.base, retry.max, self._random(), retry_after)
-                due: dict[str, object] = {"attempts": attempts, "next_attempt": self._due_in(seconds)}
-                left = self._leave(job, State.WAITING, {**due, "error": text(error)})
+                due = {"next_attempt": self._due_in(seconds), "error": text(error)}
+                left = self._leave(job, State.WAITING, changes | due)
         reached("jobs.waiting")
         self.on_change()
         return left
@@ -239,23 +253,19 @@ class Steps(Offers):
         or when told so by `lift` or `root_back`.
         """
         with self._tables.transaction():
-            left = self._pause(job, reason, error, retry_after)
+            left = self._pause(job, reason, error, retry_after, {})
         reached("jobs.paused")
         self.on_change()
         return left
 
-    def _pause(
-        self, job: Job, reason: Reason, error: str, retry_after: float | None, attempts: int | None = None
-    ) -> bool:
+    def _pause(self, job: Job, reason: Reason, error: str, retry_after: float | None, more: dict[str, object]) -> bool:
         current = self._current(job)
         probes = (current.probes if current else 0) + 1
         retry = self.retry_settings
-        changes: dict[str, object] = {"reason": reason, "error": text(error), "probes": probes}
+        changes = {**more, "reason": reason, "error": text(error), "probes": probes}
         if reason in _ASKED_AGAIN:
             seconds = probe_delay(probes, retry.base, retry.max, self._random(), retry_after)
             changes["next_attempt"] = self._due_in(seconds)
-        if attempts is not None:
-            changes["attempts"] = attempts
         return self._leave(job, State.PAUSED, changes)
 
     def fail(self, job: Job, reason: Reason, error: str, now_there: Fingerprint | None = None) -> bool:
@@ -263,9 +273,7 @@ class Steps(Offers):
 
         `now_there`: the fingerprint that its version has by now: renamed and put back, it would look like a newer one.
         """
-        changes: dict[str, object] = {"reason": reason, "error": text(error)}
-        if now_there is not None:
-            changes |= dict(zip(_FINGERPRINT, fingerprint_columns(now_there), strict=True))
+        changes = {"reason": reason, "error": text(error)} | _version_columns(now_there)
         with self._tables.transaction():
             left = self._leave(job, State.FAILED, changes)
         reached("jobs.failed")

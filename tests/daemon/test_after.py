@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.daemon import after
-from chunkyd.daemon.after import BeingWritten, NotDone, Outcome, after_upload, give_back, hidden_for
+from chunkyd.daemon.after import BeingWritten, Outcome, after_upload, give_back, hidden_for
 from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.files import Fingerprint, fingerprint
 from chunkyd.settings import Delete, Keep, Move
@@ -126,7 +126,7 @@ def test_opened_for_writing_once_it_is_hidden(source: Path, monkeypatch: pytest.
         monkeypatch.setattr(after, "_being_written", lambda _: True)
 
     monkeypatch.setattr(after, "rename_without_replacing", hide_and_open)
-    with pytest.raises(NotDone) as error:
+    with pytest.raises(BeingWritten) as error:
         finish(source, Delete(), was)
     assert source.read_bytes() == b"sent bytes"
     assert error.value.now == sent(source)
@@ -268,8 +268,11 @@ def test_giving_back_never_replaces(source: Path) -> None:
     assert not hidden.exists()
 
 
-def test_opened_for_writing_while_it_is_copied(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A move to another file system: what may be written to by now stays, and its copy goes."""
+@pytest.mark.parametrize("written", [False, True])
+def test_opened_for_writing_while_it_is_copied(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """A move to another file system: what may be written to by now stays, and its copy goes; it is looked at again."""
     copy = after._copy
 
     def no_rename(old: bytes, new: bytes) -> None:
@@ -280,13 +283,20 @@ def test_opened_for_writing_while_it_is_copied(source: Path, tmp_path: Path, mon
     def copy_and_open(descriptor: int, target: bytes) -> int:
         copied = copy(descriptor, target)
         monkeypatch.setattr(after, "_being_written", lambda _: True)
+        if written:
+            os.truncate(hidden, 4)
         return copied
 
     monkeypatch.setattr(after, "rename_without_replacing", no_rename)
     monkeypatch.setattr(after, "_copy", copy_and_open)
-    with pytest.raises(NotDone):
-        finish(source, Move(str(tmp_path / "sent")))
-    assert source.read_bytes() == b"sent bytes"
+    hidden = source.parent / os.fsdecode(hidden_for(os.fsencode(source.name), *JOB))
+    if written:
+        assert finish(source, Move(str(tmp_path / "sent"))) is Outcome.LEFT
+    else:
+        with pytest.raises(BeingWritten) as error:
+            finish(source, Move(str(tmp_path / "sent")))
+        assert error.value.now == sent(source)
+    assert source.read_bytes() == (b"sent" if written else b"sent bytes")
     assert list((tmp_path / "sent" / "sub").iterdir()) == []
 
 

@@ -215,3 +215,32 @@ def test_open_for_writing_after_it_has_arrived(tmp_path: Path) -> None:
             assert path.exists()
         wait_until("it is deleted", lambda: not path.exists(), 30, stage.daemon.text)
         wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
+
+
+def test_opened_for_writing_while_it_is_hidden(tmp_path: Path) -> None:
+    """Somebody opens it once it is hidden, and writes nothing: its own name again, and deleted once it is closed."""
+    with Stage(tmp_path, box={"after_upload": "delete", "settle": "50ms"}) as stage:
+        stage.start_server()
+        path = stage.put("film.mov", 70_000)
+        stage.daemon.arm("daemon.after.hidden=stop")
+        stage.daemon.start()
+        stage.daemon.wait_stopped(60)
+        (hidden,) = path.parent.iterdir()
+        opened: list[int] = []
+        opener = threading.Thread(target=lambda: opened.append(os.open(hidden, os.O_RDWR)), daemon=True)
+        opener.start()
+        wait_until("it asks for the lease", lambda: _is_asked_back(hidden), 10)
+        stage.daemon.go_on()
+        wait_until("it is said", lambda: "open for writing" in str(stage.jobs()), 30, stage.daemon.text)
+        opener.join(60)
+        assert path.exists()
+        os.close(opened[0])
+        wait_until("it is deleted", lambda: not path.exists(), 60, stage.daemon.text)
+        wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
+        assert [job["state"] for job in stage.daemon.ctl("history")["jobs"]] == ["done"]
+
+
+def _is_asked_back(path: Path) -> bool:
+    """Whether the lease on this file is awaited by somebody who opens it."""
+    inode = f":{path.stat().st_ino} "
+    return any("BREAK" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
