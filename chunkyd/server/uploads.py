@@ -255,8 +255,7 @@ class Uploads:
     async def end(self, session: LiveSession) -> Literal["ended", "cancelled"]:
         """Forget the session: "ended" where its file was published, "cancelled" else. Raises session-not-found."""
         while session.publishing:
-            if session.refusal is None:
-                await self._finisher.wait(session, END_WAIT_SECONDS)
+            await self._finisher.wait(session, END_WAIT_SECONDS)
             if session.publishing:
                 text = "The file is being published, and that takes long; end the session once more a little later."
                 raise problem("internal", text, retry_after=5.0)
