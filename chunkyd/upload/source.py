@@ -156,7 +156,12 @@ class Source:
         return self._stable_inodes and quiet > _STEADY_SECONDS
 
     def has_settled(self, now: float) -> bool:
-        """Whether its times would tell of a change from `now` (wall time) on: what is remembered of it counts then."""
+        """Whether its times would tell of a change from `now` (wall time) on: what is remembered of it counts then.
+
+        Never of a file in memory: there a write through a mapping moves no time.
+        """
+        if is_in_memory(self._descriptor):
+            return False
         return now - max(self.fingerprint.mtime_ns, self.fingerprint.ctime_ns) / 1e9 > _SETTLED_SECONDS
 
     def check(self) -> None:

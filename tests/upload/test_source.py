@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -27,6 +28,20 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(3 * 1024 * 1024 + 17))
     return path
+
+
+def test_no_hash_is_remembered_of_a_file_in_memory() -> None:
+    """However old its times are: they do not tell of a write through a mapping."""
+    if b" /dev/shm tmpfs " not in Path("/proc/mounts").read_bytes():
+        pytest.skip("/dev/shm is no tmpfs")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        path = Path(memory) / "file"
+        path.write_bytes(b"content")
+        source = Source(str(path))
+        try:
+            assert not source.has_settled(time.time() + 3600)
+        finally:
+            source.close()
 
 
 def nothing(*_: object) -> None:
