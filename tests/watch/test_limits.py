@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
+import pathspec  # noqa: F401  # loaded late by the program; here before no file can be opened
 import pytest
 
 from chunkyd.watch.observer import Channel, Hint, Kind
