@@ -65,10 +65,13 @@ def test_deleted_after_arrival(tmp_path: Path) -> None:
 
 
 def test_kills_in_the_middle(tmp_path: Path) -> None:
-    """kill -9 of the daemon and of the server while they go: in the end all is there, once, and nothing is left."""
+    """kill -9 of the daemon and of the server while they go: in the end all is there, once, and nothing is left.
+
+    A session that the daemon had just opened when it was killed, whose file then went with others, expires.
+    """
     box = tmp_path / "outbox"
     box.mkdir()
-    server = Server(tmp_path)
+    server = Server(tmp_path, limits={"reserve": "1MiB", "session_ttl": "5s"})
     daemon = Daemon(tmp_path, server.url, [{"path": str(box)}], uploads={"retry": {"base": "50ms", "max": "300ms"}})
     make(box, 900)
     with running(server, daemon):
