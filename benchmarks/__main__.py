@@ -6,6 +6,7 @@ Without --quick docs/performance.md is written anew from all the figures that ar
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+import chunkyd
 from benchmarks import (
     big_file,
     dropped,
@@ -31,11 +33,13 @@ from benchmarks import (
     scale,
     sizes,
     small_files,
+    starts,
 )
 from benchmarks.machine import this_machine
 from benchmarks.rows import Document, Findings
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGE = Path(chunkyd.__file__).parent
 
 
 class Benchmark(Protocol):
@@ -57,6 +61,7 @@ MODULES: tuple[Benchmark, ...] = (
     dropped,
     resume,
     jobs,
+    starts,
     queued,
     folders,
     memory,
@@ -117,6 +122,8 @@ def main() -> None:
     """Every benchmark, or the one asked for."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    # As pip does when it installs: else, where PYTHONDONTWRITEBYTECODE is set, each start would compile all anew.
+    compileall.compile_dir(PACKAGE, quiet=1)
     for name, benchmark in BENCHMARKS.items():
         if not arguments.report and arguments.only in (None, name):
             document = _measure(name, benchmark, arguments)
