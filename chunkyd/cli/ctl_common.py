@@ -51,13 +51,8 @@ def client(options: CtlOptions) -> ControlClient:
 
 def _configured_socket(options: CtlOptions) -> str:
     """A daemon that still runs with older settings can be asked, whatever is wrong in the configuration by now."""
-    try:
-        return settings(options).control.socket
-    except ConfigError:
-        socket = _socket_without_settings(options)
-        if os.path.exists(socket):
-            return socket
-        raise
+    socket = _socket_without_settings(options)
+    return socket if os.path.exists(socket) else settings(options).control.socket
 
 
 def _socket_without_settings(options: CtlOptions) -> str:

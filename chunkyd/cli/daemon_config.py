@@ -9,7 +9,7 @@ import msgspec
 
 from chunkyd.cli.common import Options, json_option, pass_options, print_json
 from chunkyd.cli.daemon_common import load
-from chunkyd.settings import read_token, render
+from chunkyd.settings import read_token
 
 
 @click.command("check-config")
@@ -19,6 +19,7 @@ def check_config(options: Options, as_json: bool) -> None:
     """Check the configuration and print all of it, defaults included."""
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.connection import Connection
+    from chunkyd.settings.render import render
 
     settings, path = load(options)
     token = read_token(settings.server, os.environ)

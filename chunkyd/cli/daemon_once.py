@@ -6,7 +6,6 @@ import os
 
 import click
 
-from chunkyd import log
 from chunkyd.cli.common import Options, json_option, pass_options, print_json, say
 from chunkyd.cli.daemon_common import load
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE
@@ -17,11 +16,12 @@ from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREAC
 @pass_options
 def once(options: Options, as_json: bool) -> int:
     """Send what is new, wait for the end, exit: 0 all sent, 1 some failed, 69 the server is away, 3 stopped."""
-    settings, path = load(options)
-    log.configure(settings.log, "chunkyd")
+    from chunkyd import log
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.once import run_once
 
+    settings, path = load(options)
+    log.configure(settings.log, "chunkyd")
     outcome = run_once(settings, path, os.environ, SystemClock())
     if as_json:
         print_json(outcome)

@@ -6,7 +6,6 @@ import os
 
 import click
 
-from chunkyd import log
 from chunkyd.cli.common import say
 from chunkyd.cli.daemon_common import hear_early_signals
 from chunkyd.settings import Log
@@ -18,6 +17,8 @@ from chunkyd.settings import Log
 def quickstart(folder: str, port: int) -> None:
     """Try it: what is copied into DIR (./outbox) arrives in ./received. Ctrl-C ends it; the same again goes on."""
     hear_early_signals()
+    from chunkyd import log
+
     log.configure(Log(level="warning"), "chunkyd")
     from chunkyd.cli.quickstart_display import Display
     from chunkyd.cli.quickstart_parts import EmbeddedServer, refuse_second, write_settings

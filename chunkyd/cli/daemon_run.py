@@ -6,7 +6,6 @@ import os
 
 import click
 
-from chunkyd import log
 from chunkyd.cli.common import Options, pass_options
 from chunkyd.cli.daemon_common import hear_early_signals, load
 
@@ -16,6 +15,7 @@ from chunkyd.cli.daemon_common import hear_early_signals, load
 def run(options: Options) -> None:
     """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     hear_early_signals()
+    from chunkyd import log
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.service import Service
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 from msgspec.structs import replace
 
-from chunkyd import log
 from chunkyd.cli.server_common import Options, load, pass_options
 from chunkyd.errors import EnvironmentFailure
 
@@ -16,6 +13,10 @@ from chunkyd.errors import EnvironmentFailure
 @pass_options
 def run(options: Options) -> None:
     """Receive files until SIGTERM or Ctrl-C."""
+    import logging
+
+    from chunkyd import log
+
     settings = load(options)
     if options.verbose:
         settings = replace(settings, log=replace(settings.log, level="debug"))

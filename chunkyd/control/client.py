@@ -6,8 +6,6 @@ Each method connects anew: a daemon that was restarted in between is simply the 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import socket
 from collections.abc import Iterator
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -31,6 +29,7 @@ from chunkyd.control.base import (
     StatusView,
     Trouble,
 )
+from chunkyd.control.exchange import NoHttp, Response, ask
 from chunkyd.control.listener import check_length
 from chunkyd.errors import ChunkyError, ConfigError, EnvironmentFailure, Unreachable, UsageError, UserError
 from chunkyd.protocol.documents import decode
@@ -124,35 +123,12 @@ class ControlClient:
             return _read(response.read(_LARGEST_ANSWER), kind)
 
     @contextlib.contextmanager
-    def _answer(
-        self, method: str, target: str, message: Message | None, patience: float
-    ) -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(self._path, patience)
+    def _answer(self, method: str, target: str, message: Message | None, patience: float) -> Iterator[Response]:
         body = b"" if message is None else msgspec.json.encode(message)
-        headers = {VERSION_HEADER: CONTROL_VERSION, "Content-Type": "application/json", "Connection": "close"}
-        try:
-            with _translated(self._path, patience):
-                with contextlib.suppress(BrokenPipeError):  # refused before its body was read: the answer says why
-                    connection.request(method, target, body, headers)
-                response = connection.getresponse()
-                _check(response)
-                yield response
-        finally:
-            connection.close()
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, patience: float) -> None:
-        super().__init__("localhost", timeout=patience)
-        self._path = path
-
-    def connect(self) -> None:
-        """To the socket's file."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        headers = {VERSION_HEADER: CONTROL_VERSION, "Content-Type": "application/json"}
+        with _translated(self._path, patience), ask(self._path, method, target, headers, body, patience) as response:
+            _check(response)
+            yield response
 
 
 @contextlib.contextmanager
@@ -169,14 +145,14 @@ def _translated(path: str, patience: float) -> Iterator[None]:
     except TimeoutError as error:
         mend = "It may be overloaded: try again, and look into its log"
         raise Unreachable(f"chunkyd at {path} gave no answer for {patience:.0f} s", mend=mend) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, NoHttp) as error:
         mend = "If it is being stopped or restarted, try again when it runs"
         raise Unreachable(f"chunkyd at {path} broke off: {error}", mend=mend) from error
 
 
-def _check(response: http.client.HTTPResponse) -> None:
+def _check(response: Response) -> None:
     """Raise what an answer says that is no success, or not from a chunkyd that speaks this version."""
-    spoken = response.getheader(VERSION_HEADER)
+    spoken = response.headers.get(VERSION_HEADER.lower())
     if spoken != CONTROL_VERSION and response.status < 500:
         what = f"what answers speaks {f'version {spoken}' if spoken else 'no version'} of the control protocol"
         mend = "Use chunkyctl and chunkyd of the same release; restart chunkyd after an update"

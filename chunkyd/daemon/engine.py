@@ -29,7 +29,7 @@ from chunkyd.daemon.runner import Runner
 from chunkyd.daemon.views import job_view
 from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.errors import ChunkyError
-from chunkyd.jobs.opening import broken_tables, open_tables
+from chunkyd.jobs.opening import JOB_TABLE, broken_tables, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import UNFINISHED, Reason, State
 from chunkyd.settings import DaemonSettings, changed_needing_restart, load_daemon
@@ -37,7 +37,6 @@ from chunkyd.upload.limiter import Limiter
 from chunkyd.watch.watcher import Watcher, one_pass
 
 _LOG = logging.getLogger("chunkyd.daemon")
-JOB_TABLE = "jobs.sqlite3"
 _WATCH_STOP_SECONDS = 3.0
 
 

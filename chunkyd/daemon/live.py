@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from chunkyd.jobs.job import Job
-from chunkyd.upload.progress import Progress
+
+if TYPE_CHECKING:  # chunkyctl shows jobs without a daemon, and is not to load the client library for that
+    from chunkyd.upload.progress import Progress
 
 
 class LiveUpload:

@@ -22,6 +22,8 @@ from chunkyd.jobs.migrations import MIGRATIONS, migrate, refuse_newer, version_o
 from chunkyd.jobs.tables import Tables, translated
 from chunkyd.mounts import refuse_network
 
+JOB_TABLE = "jobs.sqlite3"  # in the state folder
+
 _LOG = logging.getLogger("chunkyd.jobs")
 _COMPANIONS = ("", "-wal", "-shm")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

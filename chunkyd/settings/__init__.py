@@ -3,11 +3,12 @@
 units       sizes, durations, rates as people write them
 timetable   the bandwidth of each time of the week
 shapes      the structs everybody else sees
-document    YAML with file and line of every value, the environment over it
+values      a value, and where it was written
+document    the file, the environment over it; yaml_text: YAML with file and line of every value
 reader      typed reading; unknown keys are errors
 places      which file, which folders
 daemon, server   the loaders
-render      back to YAML, for check-config
+render      back to YAML, for check-config; imported by its own name, since only that needs it
 """
 
 from chunkyd.settings.daemon import is_loopback as is_loopback
@@ -18,7 +19,6 @@ from chunkyd.settings.places import default_socket as default_socket
 from chunkyd.settings.places import default_state_dir as default_state_dir
 from chunkyd.settings.places import find_config as find_config
 from chunkyd.settings.places import is_inside as is_inside
-from chunkyd.settings.render import render as render
 from chunkyd.settings.server import load_server as load_server
 from chunkyd.settings.shapes import Control as Control
 from chunkyd.settings.shapes import DaemonSettings as DaemonSettings

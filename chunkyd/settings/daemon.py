@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from chunkyd.settings.document import Value, overlay, read_document
+from chunkyd.settings.document import overlay, read_document
 from chunkyd.settings.patterns import compiled
 from chunkyd.settings.places import DAEMON, default_socket, default_state_dir, is_inside, path_reader
 from chunkyd.settings.reader import (
@@ -36,6 +36,7 @@ from chunkyd.settings.shapes import (
 )
 from chunkyd.settings.timetable import parse_timetable
 from chunkyd.settings.units import parse_duration, parse_size, shown
+from chunkyd.settings.values import Value
 
 _SMALLEST_CHUNK = 1024
 _LARGEST_CHUNK = 1 << 30

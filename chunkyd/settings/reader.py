@@ -14,8 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from chunkyd.errors import ConfigError
-from chunkyd.settings.document import Value, structured
+from chunkyd.settings.document import structured
 from chunkyd.settings.units import shown
+from chunkyd.settings.values import Value
 
 Read = TypeVar("Read")
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -206,45 +206,72 @@ def test_another_version_is_refused_before_anything_is_done(path: str, server: C
     assert backend.calls == []
 
 
-@pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 500 X\r\n\r\n", b"??\r\n"]
-)
-def test_a_client_knows_what_is_no_chunkyd(path: str, answer: bytes):
-    """Whatever answers at the socket, the client ends with an error that says so."""
+@contextlib.contextmanager
+def answering(path: str, *answers: bytes) -> Iterator[None]:
+    """Somebody at the socket who answers each connection with the next of these."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
+        listening.settimeout(10)
 
         def serve() -> None:
-            peer, _ = listening.accept()
-            with peer:
-                peer.recv(65536)
-                peer.sendall(answer)
+            for answer in answers:
+                peer, _ = listening.accept()
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(EnvironmentFailure):
-            ControlClient(path).status()
+        yield
         thread.join(10)
+    os.unlink(path)
+
+
+OURS = b"HTTP/1.1 200 OK\r\n%s: 1\r\n" % VERSION_HEADER.encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 500 X\r\n\r\n",
+        b"??\r\n",
+        b"",
+        b"HTTP/1.1 200 OK" + 10_000 * b" " + b"\r\n\r\n{}",
+        OURS + b"Content-Length: -2\r\n\r\n{}",
+        OURS + b"Content-Length: 2x\r\n\r\n{}",
+        OURS + b"Content-Length: 99999999999999999999\r\n\r\n{}",
+        OURS + b"no header\r\n\r\n{}",
+        OURS + 200 * b"X: y\r\n" + b"\r\n{}",
+        OURS + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_a_client_knows_what_is_no_chunkyd(path: str, answer: bytes):
+    """Whatever answers at the socket, the client ends with an error that says so."""
+    with answering(path, answer), pytest.raises(EnvironmentFailure):
+        ControlClient(path).history()
+
+
+def test_an_answer_that_is_cut_off_is_none(path: str):
+    """Wherever the daemon breaks off, its answer is not taken for a shorter one."""
+    body = b'{"changed":1}'
+    whole = OURS + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with answering(path, *(whole[:end] for end in range(len(whole)))):
+        for _ in whole:
+            with pytest.raises(Unreachable):
+                ControlClient(path).pause(Selection())
+    with answering(path, whole + b"and more"):
+        assert ControlClient(path).pause(Selection()).changed == 1
+    with answering(path, OURS + b"\r\n" + body):  # one without a length ends with the connection
+        assert ControlClient(path).pause(Selection()).changed == 1
 
 
 def test_a_client_of_a_newer_daemon_is_told_to_update(path: str):
     """The daemon's version comes back in every answer, and another one is an error of its own."""
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
-        listening.listen()
-
-        def serve() -> None:
-            peer, _ = listening.accept()
-            with peer:
-                peer.recv(65536)
-                peer.sendall(b"HTTP/1.1 200 OK\r\n%s: 2\r\nContent-Length: 2\r\n\r\n{}" % VERSION_HEADER.encode())
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(Unreachable, match=r"version 2 .*version 1.*same release"):
-            ControlClient(path).status()
-        thread.join(10)
+    answer = b"HTTP/1.1 200 OK\r\n%s: 2\r\nContent-Length: 2\r\n\r\n{}" % VERSION_HEADER.encode()
+    with answering(path, answer), pytest.raises(Unreachable, match=r"version 2 .*version 1.*same release"):
+        ControlClient(path).status()
 
 
 def test_nobody_there_is_said_with_how_to_start(path: str, server: ControlServer):

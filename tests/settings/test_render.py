@@ -26,10 +26,10 @@ from chunkyd.settings import (
     load_daemon,
     load_server,
     parse_timetable,
-    render,
 )
 from chunkyd.settings.patterns import compiled
 from chunkyd.settings.reader import keys_of
+from chunkyd.settings.render import render
 
 from . import test_daemon, test_server
 from .helpers import daemon, server, written

@@ -1,0 +1,79 @@
+"""What each command loads before it does its work: time that everybody waits for, counted in modules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chunkyd.control.server import ControlServer
+from tests.control.fake import FakeBackend, job
+from tests.e2e.programs import BIN, Daemon, running
+
+NETWORK = {"http.client", "email", "ssl", "requests", "urllib3"}
+SERVING = {"cheroot", "apscheduler", "watchdog", "starlette", "granian", "uvloop", "prometheus_client", "daemon"}
+DATABASE = {"peewee", "sqlite3"}
+SHOWING = {"rich"}
+REST = {"yaml", "pathspec", "google_crc32c", "asyncio", "logging", "importlib.metadata"}
+HEAVY = NETWORK | SERVING | DATABASE | SHOWING | REST
+
+
+def loaded(program: str, *arguments: str, code: int = 0) -> set[str]:
+    """The heavy modules that a command loads; it has to end with this code."""
+    command = [sys.executable, "-X", "importtime", str(BIN / program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == code, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    modules = {line.rpartition("|")[2].strip() for line in lines}
+    assert "chunkyd.cli.entry" in modules, "modules are not counted as they were"
+    return modules & HEAVY
+
+
+@pytest.mark.parametrize("program", ["chunkyctl", "chunky", "chunkyd", "chunky-server"])
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_a_program_that_only_says_something(program: str, option: str) -> None:
+    """Its version, or how it is used, needs no library but those for command lines and structs."""
+    assert loaded(program, option) == set()
+
+
+@pytest.mark.parametrize("command", [("chunkyctl", "list"), ("chunky", "upload"), ("chunkyd", "run")])
+def test_the_help_of_a_command(command: tuple[str, str]) -> None:
+    """How a command is used is told without what it is going to need."""
+    assert loaded(*command, "--help") == set()
+
+
+def test_chunkyctl_with_a_daemon(tmp_path: Path) -> None:
+    """A question to the daemon needs a socket, JSON and YAML for its path; given the path, not even that."""
+    socket = tmp_path / "c.sock"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"control: {{socket: {socket}}}\n")
+    server = ControlServer(str(socket), None, FakeBackend(job(1)))
+    server.start()
+    try:
+        for command in (("list",), ("list", "--json"), ("status",), ("show", "1"), ("pause",), ("history",)):
+            assert loaded("chunkyctl", "--config", str(config), *command) == {"yaml"}, command
+        assert loaded("chunkyctl", "--socket", str(socket), "list") == set()
+    finally:
+        server.stop()
+
+
+def test_chunkyctl_without_a_daemon(tmp_path: Path) -> None:
+    """What the job table says takes the database, and nothing of what a daemon uploads and watches with."""
+    (tmp_path / "outbox").mkdir()
+    daemon = Daemon(tmp_path, "http://127.0.0.1:9", [{"path": str(tmp_path / "outbox")}])
+    with running(daemon):
+        daemon.stop()
+    for command in ("list", "history"):
+        assert loaded("chunkyctl", "--config", str(daemon.config), command) <= {"yaml", "logging", *DATABASE}
+
+
+def test_a_configuration_is_checked(tmp_path: Path) -> None:
+    """It takes the client that would refuse it, and neither job table nor watcher nor server."""
+    (tmp_path / "outbox").mkdir()
+    config = tmp_path / "config.yaml"
+    text = "server: {url: 'http://127.0.0.1:9'}\nstate_dir: %s/state\nfolders: [{path: %s/outbox}]\n"
+    config.write_text(text % (tmp_path, tmp_path))
+    assert not loaded("chunkyd", "--config", str(config), "check-config") & (SERVING | SHOWING | {"peewee"})
+    assert not (tmp_path / "state").exists()
