@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -158,13 +159,12 @@ def cpu_seconds(pid: int) -> float:
 
 def run_client(command: Sequence[str]) -> tuple[float, float]:
     """Wall and processor seconds of a command that must succeed, its start included."""
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=LONGEST_RUN)
     wall = time.monotonic() - start
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return wall, cpu
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def content(folder: Path, beside: str | None = None) -> tuple[int, int]:
