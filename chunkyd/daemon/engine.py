@@ -11,6 +11,7 @@ import os
 import threading
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 from chunkyd.clock import Clock
 from chunkyd.control.base import ReloadOutcome
@@ -43,7 +44,14 @@ _WATCH_STOP_SECONDS = 3.0
 class Engine:
     """One daemon's parts, wired. `start` serves; `start_sending` and `scan_once` are its two halves for one pass."""
 
-    def __init__(self, settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        config: str,
+        environ: Mapping[str, str],
+        clock: Clock,
+        check: Future[bool] | None = None,  # of the job table, where it was begun before
+    ) -> None:
         self._settings = settings
         self._config = config
         self._environ = environ
@@ -51,7 +59,7 @@ class Engine:
         self._reloading = threading.Lock()
         self.run_id = uuid.uuid4().hex
         self._table = os.path.join(settings.state_dir, JOB_TABLE)
-        tables = open_tables(self._table, clock).tables
+        tables = open_tables(self._table, clock, check=check).tables
         self.queue = Queue(tables, clock, settings.uploads.retry)
         self.folders = Folders(settings.folders)
         self.live = Live()

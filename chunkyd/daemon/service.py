@@ -10,15 +10,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
+from typing import TYPE_CHECKING
 
 from chunkyd import notify
 from chunkyd.clock import Clock
-from chunkyd.daemon.engine import Engine
 from chunkyd.daemon.lock import StateLock
 from chunkyd.daemon.signals import Signals
 from chunkyd.errors import EXIT_DONE
+from chunkyd.jobs.opening import JOB_TABLE, begin_check
 from chunkyd.settings import DaemonSettings
-from chunkyd.upload.source import install_lease_handler
+
+if TYPE_CHECKING:
+    from chunkyd.daemon.engine import Engine
 
 _LOG = logging.getLogger("chunkyd.daemon")
 _STOP_SECONDS = 8.0
@@ -32,6 +36,19 @@ def _end_now() -> None:
 
 def _nobody_waits() -> None:
     """In the foreground nobody waits to be told that it serves."""
+
+
+def _checked_and_loaded(settings: DaemonSettings, config: str, environ: Mapping[str, str], clock: Clock) -> Engine:
+    """The job table is checked while the rest of the daemon is loaded: with many jobs that takes as long."""
+    check = begin_check(os.path.join(settings.state_dir, JOB_TABLE))
+    try:
+        from chunkyd.daemon.engine import Engine
+        from chunkyd.upload.source import install_lease_handler
+
+        install_lease_handler()
+        return Engine(settings, config, environ, clock, check)
+    finally:
+        wait([check])
 
 
 class Service:
@@ -50,13 +67,12 @@ class Service:
     ) -> None:
         self._up = up
         self._signals = Signals({signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"})
-        install_lease_handler()
         os.umask(0o077)
         # Before the job table is looked at: a broken or an older one is moved and changed by its one owner only.
         self._lock = StateLock(settings.state_dir)
         self._lock.acquire()
         try:
-            self.engine = Engine(settings, config, environ, clock)
+            self.engine = _checked_and_loaded(settings, config, environ, clock)
         except BaseException:
             self._lock.release()
             raise

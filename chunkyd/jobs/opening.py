@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import msgspec
@@ -37,14 +38,37 @@ class Opened(msgspec.Struct, frozen=True):
     copied: str | None = None
 
 
-def open_tables(path: str, clock: Clock, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> Opened:
-    """Open or make the job table at `path`. Raises StateError (newer, on a network file system, not accessible)."""
+def begin_check(path: str) -> Future[bool]:
+    """Make the table's folder, and begin to look, in a thread, whether the table is whole; for its one owner.
+
+    A million jobs take half a second, on another core than the one that loads the rest of the daemon meanwhile. Nobody
+    else may have the table before that is over: the check may bring a log home, under the table's name.
+    """
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
     with _accessible(path):
         make_durable_folder(folder)
         refuse_network("the state folder", folder, "set state_dir to a local disk")
-        aside = None if _sound(path) else _move_aside(path, clock.wall())
+    executor = ThreadPoolExecutor(1, "job-table-check")
+    check = executor.submit(_sound, path)
+    executor.shutdown(wait=False)
+    return check
+
+
+def open_tables(
+    path: str,
+    clock: Clock,
+    migrations: Sequence[Sequence[str]] = MIGRATIONS,
+    check: Future[bool] | None = None,
+) -> Opened:
+    """Open or make the job table at `path`, when it has been checked, now or by the `check` begun before.
+
+    Raises StateError (newer, on a network file system, not accessible).
+    """
+    path = os.path.abspath(path)
+    check = check or begin_check(path)
+    with _accessible(path):
+        aside = None if check.result() else _move_aside(path, clock.wall())
         _make_private(path)
         reached("jobs.file.made")
     tables = Tables(path)

@@ -19,7 +19,7 @@ from chunkyd.clock import ManualClock
 from chunkyd.errors import EXIT_UNREACHABLE, StateError, StorageFull, Unreachable
 from chunkyd.jobs.listing import OfflineListing
 from chunkyd.jobs.migrations import MIGRATIONS
-from chunkyd.jobs.opening import open_readonly, open_tables
+from chunkyd.jobs.opening import begin_check, open_readonly, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import State
 from chunkyd.mounts import file_system
@@ -84,6 +84,24 @@ def test_a_broken_table_is_moved_aside(
         assert queue.jobs() == []
         queue.close()
     assert len(asides) == 2
+
+
+def test_a_check_that_was_begun_before_decides(tmp_path: Path, clock: ManualClock) -> None:
+    """Whole, damaged or not to be read: what opening the table comes to is the same as when it checks by itself."""
+    filled(tmp_path, clock)
+    whole = open_tables(str(table(tmp_path)), clock, check=begin_check(str(table(tmp_path))))
+    assert whole.moved_aside is None and len(Queue(whole.tables, clock).jobs()) == 1
+    whole.tables.close()
+    content = table(tmp_path).read_bytes()
+    table(tmp_path).write_bytes(content[:4096] + bytes(4096) + content[8192:])
+    damaged = open_tables(str(table(tmp_path)), clock, check=begin_check(str(table(tmp_path))))
+    assert damaged.moved_aside is not None and Queue(damaged.tables, clock).jobs() == []
+    damaged.tables.close()
+    table(tmp_path).unlink()
+    table(tmp_path).mkdir()
+    check = begin_check(str(table(tmp_path)))
+    with pytest.raises(StateError, match="cannot be used"):
+        open_tables(str(table(tmp_path)), clock, check=check)
 
 
 def test_an_empty_file_is_as_good_as_none(tmp_path: Path, clock: ManualClock) -> None:
