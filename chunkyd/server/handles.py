@@ -45,7 +45,7 @@ class Handles:
                 entry.opening.add_done_callback(_close)
 
     def drop(self, session_id: str) -> None:
-        """Whoever comes next opens it anew: its file was replaced, or its last sync failed."""
+        """Whoever comes next opens it anew: its last sync may have failed, and this opening remembers that."""
         self._entries.pop(session_id, None)
 
     def _forget(self, session_id: str, entry: _Entry) -> None:

@@ -276,6 +276,34 @@ def test_a_renewal_that_fails_and_is_not_asked_for_again() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("key", [None, b"k"])
+def test_a_renewal_of_what_is_edited_at_that_moment(monkeypatch: pytest.MonkeyPatch, key: bytes | None) -> None:
+    """It becomes an ordinary upload, with its key: the first record of it is gone, or it would be in the way."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.upload(ONE)
+        blob = bench.storage._files[TARGET]
+        seen: list[int] = []
+
+        def edit(step: str) -> None:
+            if step == "server.renewal.recorded":
+                blob.write(0, TWO)
+            elif step == "server.session.recorded":
+                seen.extend(record.sequence for record in bench.catalog.sessions())
+
+        monkeypatch.setattr("chunkyd.server.opening.reached", edit)
+        session = await bench.open(ONE, key=key, modified_ns=7)
+        assert seen == [1, 3], "begun anew, after the renewal that was forgotten"
+        assert session.status() == "incomplete"
+        assert await bench.put(session, ONE) == "complete"
+        assert bench.content() == ONE
+        assert len(list(bench.catalog.sessions())) == 2
+        await bench.close()
+
+    run(scenario)
+
+
 def test_a_lost_partial_while_the_catalog_takes_nothing() -> None:
     """Its client is told at once, and its record ends when that can be recorded."""
 

@@ -19,7 +19,18 @@ from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.server.audit import audit
 from chunkyd.storage.base import Reader
-from tests.server.bench import Bench, FailingCatalog, LossyStorage, SlowStorage, chunk_of, pieces, run, sha, until
+from tests.server.bench import (
+    Bench,
+    FailingCatalog,
+    LossyStorage,
+    Slow,
+    SlowStorage,
+    chunk_of,
+    pieces,
+    run,
+    sha,
+    until,
+)
 from tests.server.process import ServerProcess, serving, wait_until
 
 DATA = bytes(range(250)) * 20
@@ -44,6 +55,34 @@ def test_a_failed_sync_counts_nothing_and_is_not_forgotten() -> None:
         for start, stop in session.missing():
             await bench.put(session, DATA, start, stop)
         assert session.status() == "complete"
+        assert bench.content() == DATA
+        await bench.close()
+
+    run(scenario)
+
+
+def test_a_failed_sync_holds_nobody_up_who_comes_after_it() -> None:
+    """While a slow chunk still holds the file as it was opened before the failure, the next chunk is stored."""
+
+    async def scenario() -> None:
+        storage = LossyStorage()
+        bench = Bench(storage)
+        session = await bench.open(DATA)
+        slow = Slow()
+        held = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA[:1000], 0, 5000), slow.__aiter__()))
+        slow.give(DATA[:100])
+        await until(lambda: bool(session.claimed))
+        storage.failures = 1
+        with pytest.raises(OSError, match="lost"):
+            await bench.put(session, DATA, 1000, 2000)
+        assert await bench.put(session, DATA, 1000, 2000) == "incomplete"
+        slow.give(DATA[100:1000])
+        slow.give(None)
+        with pytest.raises(OSError, match="lost before"):  # nobody knows what of its bytes went with the others
+            await held
+        assert session.stored.missing(0, 2000) == [(0, 1000)]
+        await bench.put(session, DATA, 0, 1000)
+        assert await bench.put(session, DATA, 2000) == "complete"
         assert bench.content() == DATA
         await bench.close()
 
