@@ -14,6 +14,7 @@ from chunkyd.files import fingerprint
 from chunkyd.protocol.batch import MAX_CONTENT_BYTES, PATH_BATCH
 from chunkyd.upload import Client
 from chunkyd.upload.limiter import Limiter
+from chunkyd.upload.source import Source
 from chunkyd.upload.together import Small, Together
 from tests.e2e.programs import Server, running
 from tests.upload.faultproxy import Answer, Cut, FaultProxy, Seen, Stall, Swallow
@@ -109,6 +110,47 @@ def test_a_file_that_changes_meanwhile_does_not_count(proxy: FaultProxy, server:
     results = Together(Client(proxy.url)).send(small, never)
     assert [index for index, result in enumerate(results) if result is None] == [5]
     assert published(server, small[5]).read_bytes() in (old, b"edited")
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_sent(
+    proxy: FaultProxy, server: Server, small: list[Small], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of it may be a version that never was: not even for a moment is it published."""
+    path = Path(os.fsdecode(small[5].source))
+
+    class Edited(Source):
+        """A source that somebody writes to between two reads."""
+
+        def read(self, start: int, length: int) -> bytes:
+            piece = super().read(start, length)
+            if self.path == small[5].source:
+                path.write_bytes(piece[::-1])
+            return piece
+
+    monkeypatch.setattr("chunkyd.upload.together.Source", Edited)
+    results = Together(Client(proxy.url)).send(small, never)
+    assert [index for index, result in enumerate(results) if result is None] == [5]
+    assert not published(server, small[5]).exists()
+
+
+def test_a_folder_that_gives_way_to_a_link_meanwhile(proxy: FaultProxy, tmp_path: Path) -> None:
+    """The same file still, but its path leads through a link by now: below the root none is followed, nor believed."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "sub").mkdir(parents=True)
+    files = []
+    for name in ("sub/linked", "stays"):
+        (root / name).write_bytes(os.urandom(1000))
+        files.append(Small(os.fsencode(root / name), f"{tmp_path.name}/{name}".encode(), root=os.fsencode(root)))
+
+    def swap(seen: Seen) -> None:
+        if seen.path == PATH_BATCH and not elsewhere.exists():
+            (root / "sub").rename(elsewhere)
+            (root / "sub").symlink_to(elsewhere)
+
+    proxy.plan = swap
+    results = Together(Client(proxy.url)).send(files, never)
+    assert (root / "sub" / "linked").exists()
+    assert [result is None for result in results] == [True, False]
 
 
 def test_a_server_without_batches(proxy: FaultProxy, small: list[Small]) -> None:

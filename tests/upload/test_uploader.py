@@ -297,6 +297,20 @@ def test_a_file_that_changes_under_way_is_never_complete(proxy: FaultProxy, uplo
     assert sha256(arrived) == sha256(file)
 
 
+def test_a_superseded_session_ends_before_its_successor_begins(proxy: FaultProxy, uploader, file, arrived) -> None:
+    """Also where its end gets lost twice: it would hold the space of the file, and could still be published."""
+    proxy.plan = lambda seen: Answer(403) if seen.path == "/uploadChunk" else None
+    with pytest.raises(NotChunky):
+        uploader(proxy.url, file).upload()
+    file.write_bytes(os.urandom(SIZE))
+    proxy.requests.clear()
+    proxy.plan = lambda seen: Cut(0) if seen.path == "/endUpload" and proxy.count("/endUpload") < 3 else None
+    uploader(proxy.url, file).upload()
+    asked = [seen.path for seen in proxy.requests if seen.path in ("/endUpload", "/initiateUploadSession")]
+    assert asked[:4] == ["/endUpload"] * 3 + ["/initiateUploadSession"]
+    assert sha256(arrived) == sha256(file)
+
+
 def test_a_file_deleted_under_way_is_gone(proxy: FaultProxy, uploader, file, arrived) -> None:
     """A file that vanishes is not sent to its end."""
     proxy.plan = lambda seen: file.unlink(missing_ok=True) if proxy.count("/uploadChunk") == 2 else None
