@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 
+from chunkyd.catalog.base import FileRecord
+from chunkyd.catalog.memory import MemoryCatalog
+from chunkyd.clock import ManualClock
 from chunkyd.daemon import after
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.files import atomic_write, fingerprint
 from chunkyd.protocol.paths import Target
+from chunkyd.server.publish import Publisher
 from chunkyd.settings import Delete, Move
 from chunkyd.storage.base import Attributes
 from chunkyd.storage.disk import DiskStorage
+from tests.server.test_session import record
 from tests.storage.helpers import publish, upload
 
 Step = tuple[str, str]
@@ -106,6 +111,58 @@ def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], t
     path = tmp_path / "data" / "files" / "ann" / "a" / "b"
     assert disk.finish(Target("ann", b"a/b"), path.stat().st_ino) is not None
     assert steps[-1] == ("sync", str(path.parent))
+
+
+class Recorded(MemoryCatalog):
+    """A catalog whose word that a session is complete is one of the steps."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def complete(self, session_id: str, file: FileRecord | None) -> bool:
+        self._steps.append(("record", session_id))
+        return super().complete(session_id, file)
+
+
+class Died(BaseException):
+    """The server is no more."""
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_an_overtaken_version_that_is_kept(
+    disk: DiskStorage, steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_short: bool
+) -> None:
+    """Its bytes and attributes, its name beside the newer one, and their folder, before anyone is told of it.
+
+    Also where a server that died after the rename is followed by another one.
+    """
+    catalog = Recorded(steps)
+    older = catalog.add_session(record(9, session_id=upload(disk, b"the older"), user="ann", target=b"a/b", mode=0o600))
+    newer = catalog.add_session(record(5, session_id="newer", user="ann", target=b"a/b"))
+    fingerprint = publish(disk, b"a/b", b"newer")
+    catalog.complete("newer", FileRecord("ann", b"a/b", "1" * 64, 5, fingerprint, newer.sequence, 0.0))
+    steps.clear()
+    if cut_short:
+
+        def die(step: str) -> None:
+            if step == "storage.publish.renamed":
+                raise Died
+
+        with monkeypatch.context() as patched, pytest.raises(Died):
+            patched.setattr("chunkyd.storage.placing.reached", die)
+            Publisher(disk, catalog, ManualClock(), keep_old=True).publish(older.session_id)
+    Publisher(disk, catalog, ManualClock(), keep_old=True).publish(older.session_id)
+    folder = tmp_path / "data" / "files" / "ann" / "a"
+    assert (folder / "b.~1~").read_bytes() == b"the older"
+    assert (folder / "b.~1~").stat().st_mode & 0o777 == 0o600
+    assert follows(
+        steps,
+        ("sync", str(tmp_path / "data" / "partial" / older.session_id)),
+        ("name", str(folder / "b.~1~")),
+        ("sync", str(folder)),
+        ("record", older.session_id),
+    )
 
 
 @pytest.mark.parametrize("by", ["us", "others"])

@@ -122,6 +122,8 @@ class Publisher:
             found = self._arrived(record, target, record.inode)
             if found is None and self._is_as_before(target):
                 raise FileNotFoundError(record.session_id)
+        else:
+            self._storage.finish(target, record.inode)  # it is overtaken; where it was kept beside, that is durable now
         self._complete(record, self._file(record, found) if found is not None else None)
         reached("server.complete.caught-up")
 

@@ -173,10 +173,11 @@ class Storage(Protocol):
         ...
 
     def finish(self, target: Target, inode: int) -> Fingerprint | None:
-        """After a crash, where the partial is gone: make the publication durable, if this inode stands there.
+        """After a crash, where the partial is gone: make the publication durable, and say whether this inode is there.
 
         A process that died between the rename and the sync of the folders leaves a file that everybody sees and a
-        power cut can take back. The fingerprint; None where another file stands there by now, or none.
+        power cut can take back. The target's folder is synced, so that what is kept beside it is durable too. The
+        fingerprint; None where another file stands there by now, or none.
         """
         ...
 

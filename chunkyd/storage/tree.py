@@ -83,10 +83,10 @@ class Tree:
                 if not walk.along(names, self._durable.ensure):
                     return None
                 found = status(name, walk.folder)
-            if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
-                return None
             os.fsync(walk.folder)
             reached("storage.finish.synced")
+        if found is None or found.st_ino != inode or not stat.S_ISREG(found.st_mode):
+            return None
         return fingerprint(found)
 
     @contextlib.contextmanager
