@@ -170,7 +170,7 @@ CHECKPOINTS: Mapping[str, str] = {
     "daemon.move.named": "its new name is durable",
     "daemon.move.synced": "its old name is gone durably",
     "daemon.copy.written": "it is copied to another file system, not yet synced",
-    "daemon.copy.synced": "the copy is synced under its temporary name",
+    "daemon.copy.synced": "the copy is synced, and has no name yet",
     "daemon.copy.named": "the copy has its name, not yet durably",
     "daemon.copy.durable": "the copy has its name, durably, and the source is still there",
     "daemon.copy.removed": "the source is removed",

@@ -17,7 +17,7 @@ import pytest
 from chunkyd.catalog.base import FileRecord
 from chunkyd.catalog.memory import MemoryCatalog
 from chunkyd.clock import ManualClock
-from chunkyd.daemon import after
+from chunkyd.daemon import after, rename
 from chunkyd.daemon.after import Outcome, after_upload
 from chunkyd.files import atomic_write, fingerprint
 from chunkyd.protocol.paths import Target
@@ -60,8 +60,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     monkeypatch.setattr(os, "rename", named(os.rename, "name", 1, "dst_dir_fd"))
     monkeypatch.setattr(os, "mkdir", named(os.mkdir, "name", 0, "dir_fd"))
     monkeypatch.setattr(os, "unlink", named(os.unlink, "remove", 0, "dir_fd"))
-    renamed = named(after.rename_without_replacing, "name", 1, None)
+    monkeypatch.setattr(os, "link", named(os.link, "name", 1, "dst_dir_fd"))
+    renamed = named(rename.rename_without_replacing, "name", 1, None)
     monkeypatch.setattr(after, "rename_without_replacing", renamed)
+    monkeypatch.setattr(rename, "rename_without_replacing", renamed)
     return seen
 
 

@@ -20,23 +20,23 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 from chunkyd.checkpoints import reached
-from chunkyd.daemon.rename import rename_without_replacing
+from chunkyd.daemon.copying import copy_durably
+from chunkyd.daemon.rename import rename_without_replacing, take_free_name
 from chunkyd.daemon.writers import open_for_writing
 from chunkyd.errors import SourceError
 from chunkyd.files import Fingerprint, fingerprint, folder_below, fsync_directory, lstat_below, make_durable_folder
+from chunkyd.names import LONGEST_NAME, cut, with_ending
 from chunkyd.settings import Delete, Keep, Move
 from chunkyd.upload.source import inodes_are_stable, is_in_memory
 
 HIDDEN_PREFIX = b".chunkyd-sent-"
 MOVING_PREFIX = b".chunkyd-moving-"
-_LONGEST_NAME = 255
 _HIDDEN = re.compile(rb"\.chunkyd-sent-(\d{1,18})-([0-9a-f]+)([-~])(.+)", re.DOTALL)  # "~": the own name did not fit
-_COPY_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _TABLE_DIGITS = 12
 
 
@@ -117,11 +117,11 @@ def after_upload(
         raise NotDone(_cannot(policy, error), None) from error
 
 
-def hidden_for(name: bytes, number: int, table: str, longest: int = _LONGEST_NAME) -> bytes:
+def hidden_for(name: bytes, number: int, table: str, longest: int = LONGEST_NAME) -> bytes:
     """The hidden name of a job's file. The table tells apart jobs of one number, where a table was begun anew."""
     head = HIDDEN_PREFIX + b"%d-%s" % (number, table[:_TABLE_DIGITS].encode())
     whole = head + b"-" + name
-    return whole if len(whole) <= longest else (head + b"~" + name)[:longest]
+    return whole if len(whole) <= longest else cut(head + b"~" + name, longest)
 
 
 def is_hidden_for(path: bytes, source: bytes, number: int, table: str) -> bool:
@@ -144,9 +144,9 @@ def hiding_job(path: bytes) -> int:
 def _longest_name(root: bytes) -> int:
     """What the file system takes; some take less than others (eCryptfs: 143)."""
     try:
-        return min(_LONGEST_NAME, os.pathconf(root, "PC_NAME_MAX"))
+        return min(LONGEST_NAME, os.pathconf(root, "PC_NAME_MAX"))
     except OSError:
-        return _LONGEST_NAME
+        return LONGEST_NAME
 
 
 def give_back(root: bytes, path: bytes) -> bytes | None:
@@ -272,10 +272,14 @@ def _is_version(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
     return same_file and same_bytes
 
 
+def _is_unwritten(descriptor: int, name: bytes, sent: Fingerprint) -> bool:
+    return not _being_written(descriptor) and _is_version(descriptor, name, sent)
+
+
 def _sha256(descriptor: int) -> str:
     """Of the bytes that are there now; nobody can write meanwhile where the lease was given."""
     running, offset = hashlib.sha256(), 0
-    while block := os.pread(descriptor, _COPY_BYTES, offset):
+    while block := os.pread(descriptor, _READ_BYTES, offset):
         running.update(block)
         offset += len(block)
     return running.hexdigest()
@@ -288,8 +292,8 @@ def _put_back(hidden: bytes, source: bytes) -> bytes:
     except FileExistsError:
         folder, name = os.path.split(source)
         tail = b".chunkyd-kept-" + _job_of(hidden)
-        source = os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail)
-        _take_free_name(hidden, source)
+        source = os.path.join(folder, with_ending(name, tail))
+        take_free_name(hidden, source)
     reached("daemon.after.put-back")
     fsync_directory(os.path.dirname(source))
     return source
@@ -306,12 +310,15 @@ def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> O
     make_durable_folder(os.fsdecode(folder), 0o755)
     reached("daemon.move.deciding")
     try:
-        _take_free_name(hidden, target)
+        take_free_name(hidden, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        if not _copy_over(descriptor, hidden, target, sent):
+        temporary = os.path.join(folder, MOVING_PREFIX + _job_of(hidden))
+        if not copy_durably(descriptor, target, temporary, lambda: _is_unwritten(descriptor, hidden, sent)):
             raise _Opened from error
+        os.unlink(hidden)
+        reached("daemon.copy.removed")
     reached("daemon.move.moved")
     # The new name first, then the old one's absence: a power cut in between leaves two names, never none.
     fsync_directory(folder)
@@ -319,81 +326,3 @@ def _move(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> O
     fsync_directory(os.path.dirname(hidden))
     reached("daemon.move.synced")
     return Outcome.MOVED
-
-
-def _take_free_name(path: bytes, target: bytes) -> None:
-    for candidate in _names(target):
-        try:
-            rename_without_replacing(path, candidate)
-            return
-        except FileExistsError:
-            continue
-
-
-def _names(target: bytes) -> Iterator[bytes]:
-    """The target, then `name.~1~`, `name.~2~`, …, cut to fit: moving never overwrites."""
-    yield target
-    folder, name = os.path.split(target)
-    for number in range(1, 1_000_000):
-        tail = b".~%d~" % number
-        yield os.path.join(folder, name[: _LONGEST_NAME - len(tail)] + tail)
-    raise FileExistsError(errno.EEXIST, "every numbered name is taken", os.fsdecode(target))
-
-
-def _copy_over(descriptor: int, hidden: bytes, target: bytes, sent: Fingerprint) -> bool:
-    """Move to another file system: copy, sync, name, sync, and only then remove; False where it changed meanwhile."""
-    moving = os.path.join(os.path.dirname(target), MOVING_PREFIX + _job_of(hidden))
-    try:
-        copied = _copy(descriptor, moving)
-        reached("daemon.copy.synced")
-        if copied != sent.size or _being_written(descriptor) or not _is_version(descriptor, hidden, sent):
-            return False
-        if not _is_named(moving, target):  # else a crash came between naming the copy and removing the source
-            _take_free_name(moving, target)
-        reached("daemon.copy.named")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(moving)
-    fsync_directory(os.path.dirname(target))
-    reached("daemon.copy.durable")
-    os.unlink(hidden)
-    reached("daemon.copy.removed")
-    return True
-
-
-def _is_named(copy: bytes, target: bytes) -> bool:
-    """Whether one of the names that the copy could have been given holds its content and attributes already."""
-    for name in _names(target):
-        if not os.path.lexists(name):
-            return False
-        if _same_content(copy, name):
-            return True
-    return False
-
-
-def _copy(descriptor: int, target: bytes) -> int:
-    """Bytes, attributes, sync; the number of bytes."""
-    with open(target, "wb") as copy:
-        offset = 0
-        while block := os.pread(descriptor, _COPY_BYTES, offset):
-            copy.write(block)
-            offset += len(block)
-        copy.flush()
-        reached("daemon.copy.written")
-        shutil.copystat(f"/proc/self/fd/{descriptor}", target)
-        os.fsync(copy.fileno())
-    return offset
-
-
-def _same_content(one: bytes, other: bytes) -> bool:
-    try:
-        a, b = os.lstat(one), os.lstat(other)
-        if (a.st_size, a.st_mtime_ns, a.st_mode) != (b.st_size, b.st_mtime_ns, b.st_mode):
-            return False
-        with open(one, "rb") as left, open(other, "rb") as right:
-            while block := left.read(_COPY_BYTES):
-                if block != right.read(_COPY_BYTES):
-                    return False
-        return True
-    except FileNotFoundError:
-        return False

@@ -6,6 +6,9 @@ import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
+
+from chunkyd.names import numbered_name
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
@@ -27,3 +30,20 @@ def rename_without_replacing(source: bytes, target: bytes) -> None:
     os.link(source, target, follow_symlinks=False)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(source)
+
+
+def take_free_name(path: bytes, target: bytes) -> None:
+    """Rename to the first free one of `numbered(target)`."""
+    for candidate in numbered(target):
+        with contextlib.suppress(FileExistsError):
+            rename_without_replacing(path, candidate)
+            return
+
+
+def numbered(target: bytes) -> Iterator[bytes]:
+    """The target, then `name.~1~`, `name.~2~`, …, cut to fit: moving never overwrites."""
+    yield target
+    folder, name = os.path.split(target)
+    for number in range(1, 1_000_000):
+        yield os.path.join(folder, numbered_name(name, number))
+    raise FileExistsError(errno.EEXIST, "every numbered name is taken", os.fsdecode(target))

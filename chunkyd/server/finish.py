@@ -8,6 +8,7 @@ so that a client can turn to other files. An end is honoured until publishing ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import defaultdict
@@ -52,6 +53,7 @@ class Finisher:
         self._verifier = verifier
         self._publisher = publisher
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asked: dict[str, asyncio.Event] = {}
         self.user_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def start(self, session: LiveSession) -> None:
@@ -62,6 +64,11 @@ class Finisher:
             session.busy += 1
             task = asyncio.create_task(self._run(session))
             self._tasks[session.session_id] = task
+
+    def hasten(self, session: LiveSession) -> None:
+        """Somebody asks who may have mended what hinders it: it is tried again a second after the last try."""
+        if session.session_id in self._asked:
+            self._asked[session.session_id].set()
 
     async def wait(self, session: LiveSession, seconds: float | None) -> None:
         """Return when its outcome is known, or after so many seconds."""
@@ -81,8 +88,10 @@ class Finisher:
 
     async def _run(self, session: LiveSession) -> None:
         delay, said = FIRST_RETRY_SECONDS, ""
+        asked = self._asked[session.session_id] = asyncio.Event()
         try:
             while not session.gone:
+                asked.clear()
                 told = session.refusal
                 hindrance = await self._try(session)
                 if hindrance is None:
@@ -95,13 +104,16 @@ class Finisher:
                     trace = None if isinstance(hindrance, ChunkyError | OSError) else hindrance
                     text = "session %.8s: not finished yet, trying again: %s"
                     log.warning(text, session.session_id, said, exc_info=trace)
-                await asyncio.sleep(delay)
+                await asyncio.sleep(FIRST_RETRY_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asked.wait(), delay - FIRST_RETRY_SECONDS)
                 delay = min(LAST_RETRY_SECONDS, delay * 2)
         except Stopped:
             return
         finally:
             session.busy -= 1
             self._tasks.pop(session.session_id, None)
+            self._asked.pop(session.session_id, None)
 
     async def _try(self, session: LiveSession) -> Exception | None:
         """None where nothing is left to be done. Whatever fails is tried again: nobody else would."""
@@ -207,7 +219,7 @@ def _told(hindrance: Exception, retry_after: float) -> Problem:
     text = (
         f"All bytes are stored, but the server cannot put the file in its place yet: {why}. It tries again by itself."
     )
-    return problem("internal", text)
+    return problem("internal", text, retry_after=FIRST_RETRY_SECONDS)  # to ask is to hasten
 
 
 def path_problem(found: PathConflict) -> Problem:

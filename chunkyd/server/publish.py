@@ -20,9 +20,10 @@ from chunkyd.checkpoints import reached
 from chunkyd.clock import Clock
 from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
+from chunkyd.names import numbered_name
 from chunkyd.protocol.paths import Target
 from chunkyd.storage.base import Attributes, PathConflict, Publication, Reader, Storage
-from chunkyd.storage.names import aside_name, free_number
+from chunkyd.storage.names import free_number
 
 READ_BYTES = 1 << 20
 
@@ -98,7 +99,7 @@ class Publisher:
         folder, slash, name = target.path.rpartition(b"/")
 
         def beside(number: int) -> Target:
-            return Target(target.user, folder + slash + aside_name(name, number))
+            return Target(target.user, folder + slash + numbered_name(name, number))
 
         prepared = self._storage.prepare(record.session_id, Attributes(record.modified_ns, record.mode))
         if not self._catalog.move(record.session_id, ACTIVE_STATES, SessionState.PUBLISHING, inode=prepared.inode):

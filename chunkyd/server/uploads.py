@@ -249,6 +249,7 @@ class Uploads:
             self._finisher.start(session)
             await self._finisher.wait(session, OUTCOME_WAIT_SECONDS)
         if session.refusal is not None:
+            self._finisher.hasten(session)
             raise session.refusal
         return session
 

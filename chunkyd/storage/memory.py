@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from chunkyd.errors import StorageFull
 from chunkyd.files import Fingerprint
+from chunkyd.names import numbered_name
 from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.base import Attributes, NewFile, PathConflict, Prepared, Publication
-from chunkyd.storage.names import aside_name, free_number, parents, path_names, session_name, user_name
+from chunkyd.storage.names import free_number, parents, path_names, session_name, user_name
 
 _UNLIMITED = 1 << 62
 _DEFAULT_MODE = 0o644
@@ -197,7 +198,7 @@ class MemoryStorage:
         folder, slash, name = target.path.rpartition(b"/")
 
         def aside(number: int) -> Target:
-            return Target(target.user, folder + slash + aside_name(name, number))
+            return Target(target.user, folder + slash + numbered_name(name, number))
 
         self._files[aside(free_number(lambda number: self._is_taken(aside(number))))] = old
 

@@ -1,7 +1,4 @@
-"""Which names the storage makes: the name an old version is kept under, and what may name a session or a user.
-
-Pure. A kept version never gets a longer name than a file system takes: the stem is cut, at a character.
-"""
+"""What may name a session, a user or a published file, and which numbered name is free. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +8,6 @@ from collections.abc import Callable
 from chunkyd.protocol.paths import MAX_PART_BYTES
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
-
-
-def aside_name(name: bytes, number: int) -> bytes:
-    """What the old version of `name` is kept as: `name.~number~`, the stem cut so that it fits 255 bytes."""
-    ending = b".~%d~" % number
-    return _cut(name, MAX_PART_BYTES - len(ending)) + ending
-
-
-def _cut(name: bytes, length: int) -> bytes:
-    """The first `length` bytes at most, without half a character; a name that is not UTF-8 is cut at a byte."""
-    if len(name) <= length:
-        return name
-    try:
-        name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name[:length]
-    return name[:length].decode("utf-8", "ignore").encode("utf-8")
 
 
 def session_name(session_id: str) -> str:

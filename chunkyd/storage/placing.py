@@ -25,9 +25,10 @@ from msgspec.structs import replace
 
 from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.names import numbered_name
 from chunkyd.storage.base import NameRefused, PathConflict
 from chunkyd.storage.folders import NO_NAME, Walk, status
-from chunkyd.storage.names import aside_name, free_number
+from chunkyd.storage.names import free_number
 
 FOLDER_MODE = 0o755
 LEFTOVER = b".old-"  # what these temporary names in the partials' folder begin with; no session ID does
@@ -190,8 +191,8 @@ class Placing:
             before = _kept_before(folder, name, old)
             if before is not None:
                 return before
-        number = free_number(lambda number: status(aside_name(name, number), folder) is not None)
-        aside = aside_name(name, number)
+        number = free_number(lambda number: status(numbered_name(name, number), folder) is not None)
+        aside = numbered_name(name, number)
         try:
             os.link(name, aside, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except OSError as error:
@@ -218,7 +219,7 @@ def _kept_before(folder: int, name: bytes, old: os.stat_result) -> bytes | None:
     for entry in os.listdir(folder):
         other = os.fsencode(entry)
         number = _ASIDE.search(other)
-        if number is not None and other == aside_name(name, int(number.group(1))):
+        if number is not None and other == numbered_name(name, int(number.group(1))):
             found = status(other, folder)
             if found is not None and os.path.samestat(found, old):
                 return other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.daemon import after
+from chunkyd.daemon import after, copying, rename
 from chunkyd.daemon.after import BeingWritten, Outcome, after_upload, give_back, hidden_for
 from chunkyd.daemon.rename import rename_without_replacing
 from chunkyd.files import Fingerprint, fingerprint
@@ -268,36 +269,93 @@ def test_giving_back_never_replaces(source: Path) -> None:
     assert not hidden.exists()
 
 
-@pytest.mark.parametrize("written", [False, True])
-def test_opened_for_writing_while_it_is_copied(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
-) -> None:
-    """A move to another file system: what may be written to by now stays, and its copy goes; it is looked at again."""
-    copy = after._copy
+@pytest.fixture
+def another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that no file can be renamed into from elsewhere."""
+    folder = tmp_path / "sent"
 
     def no_rename(old: bytes, new: bytes) -> None:
-        if os.fsencode(tmp_path / "sent") in new and b"chunkyd-moving" not in old:
+        if new.startswith(os.fsencode(folder)) and not old.startswith(os.fsencode(folder)):
             raise OSError(errno.EXDEV, "another file system")
         rename_without_replacing(old, new)
 
-    def copy_and_open(descriptor: int, target: bytes) -> int:
+    monkeypatch.setattr(rename, "rename_without_replacing", no_rename)
+    return folder
+
+
+@pytest.fixture(params=[None, errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def unnamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the file system knows files without a name; how it says so if not."""
+    real = os.open
+
+    def refused(path: bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(request.param, os.strerror(request.param))
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    if request.param is not None:
+        monkeypatch.setattr(copying.os, "open", refused)
+    return request.param is None
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_opened_for_writing_while_it_is_copied(
+    source: Path, another_file_system: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """A move to another file system: what may be written to by now stays, and its copy goes; it is looked at again."""
+    copy = copying._copy
+
+    def copy_and_open(descriptor: int, target: int) -> int:
         copied = copy(descriptor, target)
+        assert len(list((another_file_system / "sub").iterdir())) == (not unnamed)
         monkeypatch.setattr(after, "_being_written", lambda _: True)
         if written:
             os.truncate(hidden, 4)
         return copied
 
-    monkeypatch.setattr(after, "rename_without_replacing", no_rename)
-    monkeypatch.setattr(after, "_copy", copy_and_open)
+    monkeypatch.setattr(copying, "_copy", copy_and_open)
     hidden = source.parent / os.fsdecode(hidden_for(os.fsencode(source.name), *JOB))
     if written:
-        assert finish(source, Move(str(tmp_path / "sent"))) is Outcome.LEFT
+        assert finish(source, Move(str(another_file_system))) is Outcome.LEFT
     else:
         with pytest.raises(BeingWritten) as error:
-            finish(source, Move(str(tmp_path / "sent")))
+            finish(source, Move(str(another_file_system)))
         assert error.value.now == sent(source)
     assert source.read_bytes() == (b"sent" if written else b"sent bytes")
-    assert list((tmp_path / "sent" / "sub").iterdir()) == []
+    assert list((another_file_system / "sub").iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["written", "synced", "named", "durable"])
+def test_killed_while_it_copies(
+    source: Path, another_file_system: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nothing is left in the target but a whole copy, whatever becomes of the job; done again, there is one copy."""
+    was, folder = sent(source), another_file_system / "sub"
+    folder.mkdir(parents=True)
+    (folder / source.name).write_bytes(b"of another day")
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(copying, "reached", lambda at: at == f"daemon.copy.{step}" and os.kill(os.getpid(), 9))
+        with contextlib.suppress(BaseException):
+            finish(source, Move(str(another_file_system)), was)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    if unnamed:
+        assert len(list(folder.iterdir())) == (2 if step in ("named", "durable") else 1)
+    assert finish(source, Move(str(another_file_system)), was) is Outcome.MOVED
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == {
+        "film.mov": b"of another day",
+        "film.mov.~1~": b"sent bytes",
+    }
+    assert list(source.parent.iterdir()) == []
+
+
+def test_a_long_name_is_cut_at_a_character(source: Path) -> None:
+    """Some file systems take no name that ends in half a character."""
+    for name in ("é" * 127, "a" + "é" * 127, "ä" * 120 + "日"):
+        hidden = hidden_for(os.fsencode(name), *JOB)
+        assert hidden.decode("utf-8") and 253 <= len(hidden) <= 255
+    assert len(hidden_for(b"\xff" * 255, *JOB)) == 255
 
 
 @pytest.mark.parametrize("policy", ["delete", "move"])

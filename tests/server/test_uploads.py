@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
+import time
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -668,6 +672,46 @@ def test_a_full_catalog_at_the_end_is_waited_for(monkeypatch: pytest.MonkeyPatch
         assert bench.content() == DATA
         record = bench.catalog.file(Target("u", b"f"))
         assert isinstance(record, FileRecord) and record.file_hash == sha(DATA)
+        await bench.close()
+
+    run(scenario)
+
+
+def test_whoever_asks_hastens_what_the_server_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many vain tries the next one is far away: one who has mended the folder and asks does not wait for it."""
+    monkeypatch.setattr("chunkyd.server.finish.FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("chunkyd.server.uploads.OUTCOME_WAIT_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        bench = Bench()
+        tries: list[float] = []
+        publish = bench.storage.publish
+
+        def shut(*arguments: Any, **named: Any) -> Any:
+            tries.append(time.monotonic())
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(bench.storage, "publish", shut)
+        session = await bench.open(DATA)
+        assert await bench.put(session, DATA) == "verifying"
+
+        async def told() -> Problem:
+            await until(lambda: session.refusal is not None)
+            with pytest.raises(Problem) as error:
+                await bench.uploads.status(session)
+            return error.value
+
+        while len(tries) < 12:  # the next one by itself would come in half a minute
+            assert (await told()).retry_after == 0.02
+            await asyncio.sleep(0.005)
+        assert min(later - earlier for earlier, later in pairwise(tries)) > 0.019
+        count = len(tries)
+        await asyncio.sleep(0.1)
+        assert len(tries) <= count + 1, "nobody asks: the server takes its time"
+        monkeypatch.setattr(bench.storage, "publish", publish)
+        await told()
+        await until(lambda: session.status() == "complete")
+        assert bench.content() == DATA
         await bench.close()
 
     run(scenario)
