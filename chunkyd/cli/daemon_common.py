@@ -9,7 +9,19 @@ from msgspec.structs import replace
 
 from chunkyd.cli.common import Options
 from chunkyd.errors import EXIT_DONE
+from chunkyd.open_files import allow_open_files
 from chunkyd.settings import DaemonSettings, find_config, load_daemon
+
+_ENOUGH_FILES = 1024
+_LEAST_FILES = 128  # one that only watches has two dozen open; some for each upload, and for each who asks
+
+
+def allow_files() -> None:
+    """Called before anything is loaded, which takes files too. Raises EnvironmentFailure where they are too few.
+
+    Where they run out later, what needs one is tried again, as with any other fault of the machine.
+    """
+    allow_open_files(_ENOUGH_FILES, _LEAST_FILES, "chunkyd")
 
 
 def hear_early_signals() -> None:

@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import Options, pass_options, say
-from chunkyd.cli.daemon_common import load
+from chunkyd.cli.daemon_common import allow_files, load
 from chunkyd.errors import EXIT_FAILED
 from chunkyd.settings import DaemonSettings
 
@@ -16,6 +16,7 @@ from chunkyd.settings import DaemonSettings
 @pass_options
 def start(options: Options) -> None:
     """Begin in the background; its log goes to daemon.log in the state folder."""
+    allow_files()
     _start(*load(options))
 
 
@@ -31,6 +32,7 @@ def stop(options: Options) -> int | None:
 @pass_options
 def restart(options: Options) -> None:
     """End it, if it runs, and begin anew."""
+    allow_files()
     settings, path = load(options)
     _stop(settings)
     _start(settings, path)

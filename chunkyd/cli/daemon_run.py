@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import Options, pass_options
-from chunkyd.cli.daemon_common import hear_early_signals, load
+from chunkyd.cli.daemon_common import allow_files, hear_early_signals, load
 
 
 @click.command("run")
@@ -15,6 +15,7 @@ from chunkyd.cli.daemon_common import hear_early_signals, load
 def run(options: Options) -> None:
     """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     hear_early_signals()
+    allow_files()
     from chunkyd import log
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.service import Service

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -30,6 +29,7 @@ from chunkyd import notify
 from chunkyd.catalog.base import Catalog
 from chunkyd.clock import SystemClock
 from chunkyd.errors import AlreadyRunning, ConfigError, EnvironmentFailure
+from chunkyd.open_files import allow_open_files
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
 from chunkyd.server.janitor import keep_house
@@ -235,19 +235,5 @@ def _connections() -> int:
 
     All that the system lets us have is taken. Beyond it no connection could be accepted, nor anything stored.
     """
-    enough = 2 * CONNECTIONS + OWN_FILES
-    soft, hard = (enough if found == resource.RLIM_INFINITY else found for found in _file_limits())
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, _file_limits()[1]))
-        soft = hard
-    connections = min(CONNECTIONS, (soft - OWN_FILES) // 2)
-    if connections < LEAST_CONNECTIONS:
-        least = OWN_FILES + 2 * LEAST_CONNECTIONS
-        raise EnvironmentFailure(
-            f"Only {soft} files may be open at once, the server needs {least}", mend=f"Raise it: ulimit -n {least}"
-        )
-    return connections
-
-
-def _file_limits() -> tuple[int, int]:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough, least = (OWN_FILES + 2 * connections for connections in (CONNECTIONS, LEAST_CONNECTIONS))
+    return (allow_open_files(enough, least, "the server") - OWN_FILES) // 2
