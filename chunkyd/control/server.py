@@ -27,6 +27,7 @@ from chunkyd.control.base import Backend
 from chunkyd.control.listener import Listener
 from chunkyd.control.stream import StreamSlots
 from chunkyd.errors import EnvironmentFailure
+from chunkyd.threads import begin, none_left_is_told
 
 _log = logging.getLogger("chunkyd.control")
 
@@ -183,8 +184,11 @@ class ControlServer:
         self._listener.remove()
         self._slots.closed.set()
         self._server.deadlines.stop()
-        stopping = threading.Thread(target=self._server.stop, name="control-stop", daemon=True)
-        stopping.start()
+        try:
+            stopping = begin(self._server.stop, "control-stop")
+        except EnvironmentFailure as error:
+            _log.warning("the control socket is not closed in order: %s", error)
+            return
         stopping.join(_STOP_SECONDS)
         if stopping.is_alive():
             _log.warning("a request on the control socket does not end; going on without it")
@@ -192,7 +196,11 @@ class ControlServer:
 
 def _serve(server: _Server, ready: threading.Event) -> None:
     try:
-        server.prepare()
-    finally:
-        ready.set()
-    server.serve()
+        with none_left_is_told():
+            try:
+                server.prepare()
+            finally:
+                ready.set()
+            server.serve()
+    except EnvironmentFailure as error:
+        _log.error("the control socket: %s", error)

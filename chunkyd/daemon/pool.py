@@ -3,12 +3,15 @@
 Rules:
 - The job table is the truth. APScheduler holds only what runs now: one-shot jobs with unique IDs in its memory store.
 - Nobody polls. The dispatcher sleeps until the queue changes, a worker ends, a job or a probe falls due.
+- A worker has begun what it is handed within seconds, or it is taken back: where the system lets no thread begin,
+  APScheduler says so in its log, and nobody would ever hear of that job again.
 - Shutting down: no claim any more, every upload is asked to leave, `shutdown(wait=False)`, and a join with a deadline
   of our own; `shutdown(wait=True)` would deadlock with a job that adds a job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
 
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.pool import BasePoolExecutor, ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from chunkyd.clock import Clock
@@ -32,12 +35,21 @@ from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
 from chunkyd.protocol.batch import MAX_CONTENT_BYTES
+from chunkyd.threads import begin, begun_pool
 
 _LOG = logging.getLogger("chunkyd.daemon")
 _LONGEST_SLEEP = 15.0  # also the dispatcher's heartbeat, and how late a timetable's entry or a clock's step is noticed
 _TROUBLE_SECONDS = 5.0
 _SHORTEST_SLEEP = 0.05
+_MOST_WORKERS = 64
 _FIRST_PRUNE_SECONDS = 60.0  # soon after the start: a daemon that is restarted daily prunes too
+
+
+class _Workers(BasePoolExecutor):  # type: ignore[misc] # APScheduler has no types
+    """APScheduler's pool, with as many threads from the start as there are workers; more when a reload wants more."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(begun_pool(workers, "upload", _MOST_WORKERS))
 
 
 class Pool:
@@ -69,11 +81,13 @@ class Pool:
         self._numbers = itertools.count()
         self._busy: set[str] = set()
         self._at_work: set[int] = set()  # the first job of each worker
-        self._unreleased: SimpleQueue[Job] = SimpleQueue()
+        self._handed: dict[int, tuple[float, list[LiveUpload]]] = {}  # not begun yet, and until when they should have
+        self._none_begun_since: float | None = None
+        self._unreleased: SimpleQueue[tuple[Job, str]] = SimpleQueue()
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(2), "uploads": ThreadPoolExecutor(64)},
+            executors={"default": ThreadPoolExecutor(2), "uploads": _Workers(workers)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._dispatcher = threading.Thread(target=self._run, name="dispatcher", daemon=True)
@@ -111,13 +125,14 @@ class Pool:
         self._live.stop_all()  # what the dispatcher had just claimed
         left = self._live.wait_until_none(max(0.0, deadline - self._clock.monotonic()))
         if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+            with contextlib.suppress(RuntimeError):  # the system has not let its thread begin
+                self._scheduler.shutdown(wait=False)
         return left
 
     def alive(self) -> bool:
-        """Whether the dispatcher still takes its turns: for a watchdog."""
-        late = self._clock.monotonic() - self._beat > 4 * _LONGEST_SLEEP
-        return self._dispatcher.is_alive() and not late
+        """Whether the dispatcher still takes its turns, and workers what they are handed: for a watchdog."""
+        since = min(self._beat, self._none_begun_since or self._beat)
+        return self._dispatcher.is_alive() and self._clock.monotonic() - since <= 4 * _LONGEST_SLEEP
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -136,6 +151,7 @@ class Pool:
 
     def _turn(self) -> None:
         self._bandwidth.apply()
+        self._take_back()
         self._release_the_unreleased()
         self._stop_what_lost_its_claim()
         if self._whereabouts.due():
@@ -160,7 +176,9 @@ class Pool:
             for upload in uploads:
                 self._live.add(upload)
             self._at_work.add(job.id)
-            self._begin("uploads", f"job-{job.id}", self._work, uploads)
+            number = next(self._numbers)
+            self._handed[number] = (self._clock.monotonic() + _LONGEST_SLEEP, uploads)
+            self._scheduler.add_job(self._work, args=(number, uploads), id=f"job-{number}", executor="uploads")
 
     def _companions(self, job: Job) -> list[Job]:
         """Small files go together."""
@@ -169,36 +187,52 @@ class Pool:
         files, total = self._runner.room()
         return self._queue.claim_with(job, jobs=files - 1, size=MAX_CONTENT_BYTES, total=total - job.bytes_total)
 
-    def _work(self, uploads: list[LiveUpload]) -> None:
+    def _take_back(self) -> None:
+        """What no worker has begun: it belongs to whoever takes it out of the table of what is handed over."""
+        now = self._clock.monotonic()
+        for number, (until, uploads) in list(self._handed.items()):
+            if until >= now or self._handed.pop(number, None) is None:
+                continue
+            self._none_begun_since = self._none_begun_since or now
+            _LOG.error("job %d: no worker began it; is there memory, and may threads begin?", uploads[0].job.id)
+            self._leave(uploads, "no worker of chunkyd began it")
+
+    def _work(self, number: int, uploads: list[LiveUpload]) -> None:
+        if self._handed.pop(number, None) is None:
+            return  # too late: taken back
+        self._none_begun_since = None
         first = uploads[0]
+        trouble = ""
         try:
             if len(uploads) > 1:
                 self._runner.run_together(uploads)
             else:
                 self._runner.run(first)
-        except EnvironmentFailure as error:  # how it ended could not be written: claimed still, released later
+        except EnvironmentFailure as error:  # how it ended could not be written
             _LOG.error("job %d: %s", first.job.id, error)
-            self._leave_unreleased(uploads)
+            trouble = "it ended in a way that could not be written down; the log says more"
         except Exception:  # noqa: BLE001 - a mistake of ours must not take the worker along, nor the jobs with it
             _LOG.exception("job %d: unexpected", first.job.id)
-            self._leave_unreleased(uploads)
+            trouble = "it ended in an unexpected way; the log says more"
         finally:
-            for upload in uploads:
-                self._live.remove(upload)
-            self._at_work.discard(first.job.id)
-            self.wake()
+            self._leave(uploads, trouble)
 
-    def _leave_unreleased(self, uploads: list[LiveUpload]) -> None:
+    def _leave(self, uploads: list[LiveUpload], trouble: str) -> None:
+        """A worker is free. In trouble its jobs are claimed still, and the dispatcher releases them."""
         for upload in uploads:
-            self._unreleased.put(upload.job)
+            if trouble:
+                self._unreleased.put((upload.job, trouble))
+            self._live.remove(upload)
+        self._at_work.discard(uploads[0].job.id)
+        self.wake()
 
     def _release_the_unreleased(self) -> None:
         while not self._unreleased.empty():
-            job = self._unreleased.get()
+            job, trouble = self._unreleased.get()
             try:
-                self._queue.wait(job, "it ended in a way that could not be written down; the log says more")
+                self._queue.wait(job, trouble)
             except EnvironmentFailure:
-                self._unreleased.put(job)
+                self._unreleased.put((job, trouble))
                 raise
 
     def _stop_what_lost_its_claim(self) -> None:
@@ -234,9 +268,6 @@ class Pool:
     def _ask(self, reason: Reason) -> None:
         self._probe.ask(reason)
 
-    def _begin(self, executor: str, name: str, work: Callable[..., None], *arguments: object) -> None:
-        self._scheduler.add_job(work, args=arguments, id=f"{name}-{next(self._numbers)}", executor=executor)
-
     def _begin_once(self, name: str, work: Callable[..., None], *arguments: object) -> None:
         """Never twice at once, and in a thread of its own, since the dispatcher does no network I/O.
 
@@ -255,7 +286,11 @@ class Pool:
                 self._busy.discard(name)
                 self.wake()
 
-        threading.Thread(target=run, name=name, daemon=True).start()
+        try:
+            begin(run, name)
+        except EnvironmentFailure:
+            self._busy.discard(name)
+            raise
 
     def _pause(self) -> float:
         """How long nothing falls due."""

@@ -20,6 +20,7 @@ from chunkyd.daemon.signals import Signals
 from chunkyd.errors import EXIT_DONE
 from chunkyd.jobs.opening import JOB_TABLE, begin_check
 from chunkyd.settings import DaemonSettings
+from chunkyd.threads import none_left_is_told
 
 if TYPE_CHECKING:
     from chunkyd.daemon.engine import Engine
@@ -81,7 +82,8 @@ class Service:
         """Start, serve, stop. Raises what the user must be told: AlreadyRunning, StateError, ConfigError."""
         all_left = True
         try:
-            self.engine.start()
+            with none_left_is_told():
+                self.engine.start()
             notify.ready(self.engine.summary())
             self._up()
             self._serve()

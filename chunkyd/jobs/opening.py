@@ -10,7 +10,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import UTC, datetime
 
 import msgspec
@@ -22,6 +22,7 @@ from chunkyd.files import fsync_directory, make_durable_folder
 from chunkyd.jobs.migrations import MIGRATIONS, migrate, refuse_newer, version_of
 from chunkyd.jobs.tables import Tables, translated
 from chunkyd.mounts import refuse_network
+from chunkyd.threads import begun_pool
 
 JOB_TABLE = "jobs.sqlite3"  # in the state folder
 
@@ -49,7 +50,7 @@ def begin_check(path: str) -> Future[bool]:
     with _accessible(path):
         make_durable_folder(folder)
         refuse_network("the state folder", folder, "set state_dir to a local disk")
-    executor = ThreadPoolExecutor(1, "job-table-check")
+    executor = begun_pool(1, "job-table-check")
     check = executor.submit(_sound, path)
     executor.shutdown(wait=False)
     return check

@@ -8,12 +8,11 @@ all the same, when its range may be another's.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from chunkyd.errors import EnvironmentFailure
+from chunkyd.threads import begun_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,10 +27,10 @@ class Threads:
     """Four bounded pools."""
 
     def __init__(self) -> None:
-        self._writers = _begun(WRITERS, "write")
-        self._recorders = _begun(RECORDERS, "record")
-        self._hashers = _begun(HASHERS, "hash")
-        self._copiers = _begun(COPIERS, "copy")
+        self._writers = begun_pool(WRITERS, "write")
+        self._recorders = begun_pool(RECORDERS, "record")
+        self._hashers = begun_pool(HASHERS, "hash")
+        self._copiers = begun_pool(COPIERS, "copy")
 
     async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Bytes of a body to the disk."""
@@ -53,22 +52,6 @@ class Threads:
         """Wait for what runs, drop what waits."""
         for pool in (self._writers, self._recorders, self._hashers, self._copiers):
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begun(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads all run. Raises EnvironmentFailure."""
-    pool = ThreadPoolExecutor(count, name)
-    together = threading.Barrier(count)
-    try:
-        waiting = [pool.submit(together.wait) for _ in range(count)]
-    except RuntimeError as error:
-        together.abort()
-        raise EnvironmentFailure(
-            f"No thread can be started: {error}", mend="Allow the server more: TasksMax=, ulimit -u"
-        ) from error
-    for each in waiting:
-        each.result()
-    return pool
 
 
 async def _finish(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

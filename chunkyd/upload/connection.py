@@ -27,6 +27,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from chunkyd.clock import Clock
 from chunkyd.protocol.messages import STALL_SECONDS
+from chunkyd.threads import begin
 from chunkyd.upload.responses import LastResponse, Response
 
 CONNECT_SECONDS = 10.0
@@ -160,13 +161,13 @@ class Watchdog:
     def watch(self, switch: Switch) -> Iterator[Exchange]:
         """An exchange for the request this thread makes inside the block."""
         exchange = Exchange(switch, self._trusted_since)
+        with self._changed:
+            if self._thread is None:
+                self._thread = begin(self._run, "chunky-watchdog")
         switch._join(exchange)
         with self._changed:
             self._exchanges.add(exchange)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="chunky-watchdog", daemon=True)
-                self._thread.start()
-            elif self._idle:
+            if self._idle:
                 self._changed.notify()
         _current.exchange = exchange
         try:

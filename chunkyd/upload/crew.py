@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from chunkyd.errors import EnvironmentFailure
+from chunkyd.threads import begin
+
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 _JOIN_SECONDS = 0.3
@@ -37,14 +40,19 @@ class Crew(Generic[Task, Outcome]):
         self._open = 0
 
     def submit(self, task: Task) -> None:
-        """Have a task performed; called by the collecting thread only."""
+        """Have a task performed; called by the collecting thread only. EnvironmentFailure where no thread can begin."""
         self._open += 1
         if self._open > len(self._threads):
-            self._join()
-            thread = threading.Thread(target=self._work, name="chunky-sender", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._one_more()
         self._tasks.put(task)
+
+    def _one_more(self) -> None:
+        self._join()
+        try:  # fewer would not do: one task may wait for what another one does
+            self._threads.append(begin(self._work, "chunky-sender"))
+        except EnvironmentFailure:
+            self._leave()
+            raise
 
     def outcome(self, timeout: float) -> Outcome | None:
         """The next outcome, or None after `timeout` seconds; raises what a task raised."""

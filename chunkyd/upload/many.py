@@ -14,6 +14,7 @@ import msgspec
 
 from chunkyd.errors import ChunkyError, EnvironmentFailure, Interrupted, NotChunky, Problem
 from chunkyd.files import Fingerprint
+from chunkyd.threads import start
 from chunkyd.upload.memory import Origin
 from chunkyd.upload.progress import Progress
 from chunkyd.upload.together import MOST_FILES, Small, Together
@@ -79,10 +80,16 @@ class Delivery:
     def run(self) -> None:
         """Send them all; returns when the last one has ended. Raises what is a bug."""
         try:
-            for thread in self._threads:
+            for number, thread in enumerate(self._threads):
                 with self._guard:
                     self._working += 1
-                thread.start()
+                try:
+                    start(thread)
+                except EnvironmentFailure:
+                    self._leave()
+                    if number == 0:
+                        raise
+                    break  # fewer do it too
         finally:
             self._leave()
         self.wait()

@@ -207,6 +207,8 @@ class Watcher:
         for thread in threads:
             thread.stop()
         for thread in threads:
+            if thread.ident is None:
+                continue  # the system let it not begin
             thread.join(max(0.0, deadline - self._clock.monotonic()))
             if thread.is_alive():
                 _LOG.warning("folder %s: its file system does not answer; left behind", thread.root.name)
