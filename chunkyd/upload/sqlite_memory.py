@@ -112,12 +112,7 @@ class SqliteMemory:
                 os.chmod(self.path, 0o600)
             self._database.execute(_DURABLE)
         with self._transaction() as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > len(MIGRATIONS):
-                raise StateError(
-                    f"{self.path} was written by a newer version of this program",
-                    mend="Update this program, or name another file.",
-                )
+            version = self._version()
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
                     database.execute(statement)
@@ -125,11 +120,21 @@ class SqliteMemory:
                 database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
             (self._identity,) = database.execute("SELECT id FROM identity").fetchone()
 
+    def _version(self) -> int:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise StateError(
+                f"{self.path} was written by a newer version of this program",
+                mend="Update this program, or name another file.",
+            )
+        return int(version)
+
     def _begin_log(self) -> None:
         """Have a write-ahead log. SQLite's own patience does not cover this: of two who begin a new file one fails."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
+                self._version()  # before anything is written: one of a newer program stays as it is
                 self._database.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:

@@ -12,6 +12,7 @@ from chunkyd.daemon.connection import Connection
 from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.live import Live, LiveUpload
 from chunkyd.daemon.lock import StateLock, holder
+from chunkyd.daemon.pace import Pace
 from chunkyd.errors import AlreadyRunning, ConfigError, StorageFull
 from chunkyd.files import Fingerprint
 from chunkyd.jobs.job import Change, Job
@@ -130,3 +131,20 @@ def test_lock(tmp_path: Path) -> None:
     first.release()
     assert holder(str(tmp_path)) is None
     StateLock(str(tmp_path)).acquire()
+
+
+def test_what_fails_is_tried_ever_more_rarely() -> None:
+    """After a second, two, four …, a minute at most; a success begins anew."""
+    pace, now, pauses = Pace(), 100.0, []
+    assert pace.due(now)
+    for _ in range(9):
+        pace.tried(False, now)
+        pauses.append(pace.next - now)
+        assert not pace.due(pace.next - 0.001)
+        now = pace.next
+        assert pace.due(now)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    pace.tried(True, now)
+    assert pace.due(now)
+    pace.tried(False, now)
+    assert pace.next == now + 1

@@ -152,6 +152,7 @@ def test_what_is_no_file_any_more_has_gone(tmp_path: Path, box: Path, kind: str,
                 "what is in it is queued", lambda: any(j["path"] == "a/b" for j in daemon.jobs()), 20, daemon.text
             )
         elif kind == "link":
+            (tmp_path / "elsewhere").write_bytes(b"a")  # the very bytes: only the link tells that it is another file
             (box / "a").symlink_to(tmp_path / "elsewhere")
         else:
             os.mkfifo(box / "a")
@@ -161,7 +162,10 @@ def test_what_is_no_file_any_more_has_gone(tmp_path: Path, box: Path, kind: str,
         if kind == "folder":
             wait_until("what is in it arrives", (server.files() / "outbox" / "a" / "b").exists, 20, daemon.text)
         daemon.wait_idle(20)
-        assert {"cancelled"} <= {job["state"] for job in daemon.ctl("history")["jobs"]} <= {"cancelled", "done"}
+        ended = {(job["path"], job["state"], job["reason"]) for job in daemon.ctl("history")["jobs"]}
+        assert ("a", "cancelled", "source-gone") in ended
+        assert {path for path, _, _ in ended} <= {"a", "a/b"}
+        assert not (server.files() / "outbox" / "a").is_file()
 
 
 def test_a_file_that_keeps_growing(tmp_path: Path, box: Path) -> None:

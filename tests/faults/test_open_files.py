@@ -47,6 +47,7 @@ def test_none_left_for_a_while(tmp_path: Path, end: str, more: int) -> None:
             return {path.relative_to(arrived): sha256(path) for path in arrived.rglob("*") if path.is_file()}
 
         wait_until("all have arrived", lambda: received() == expected and not daemon.jobs(), 60, daemon.text)
+        assert {job["state"] for job in daemon.ctl("history")["jobs"]} <= {"done", "superseded"}
         assert not [*tmp_path.rglob("*.broken-*"), *tmp_path.rglob("*.damaged-*")]
         assert "Traceback" not in daemon.text()
 

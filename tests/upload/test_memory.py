@@ -200,8 +200,13 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "uploads.sqlite3"
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StateError, match="newer"):
+    database.close()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(StateError, match=r"newer.*Update this program"):
         SqliteMemory(str(path))
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_is_storage_full_and_loses_nothing(tmp_path: Path) -> None:

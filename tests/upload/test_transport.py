@@ -166,6 +166,26 @@ def test_a_connection_is_kept_and_one_with_an_unfinished_body_is_not(peer, sourc
     client.close()
 
 
+@pytest.mark.parametrize(("idle", "connections"), [(19.0, 1), (21.0, 2)])
+def test_a_connection_that_was_idle_too_long_is_not_used_again(
+    peer, monkeypatch: pytest.MonkeyPatch, idle: float, connections: int
+) -> None:
+    """After 20 s, and it counts while the machine sleeps: whoever is on the way may have forgotten it."""
+
+    def behave(connected: socket.socket) -> None:
+        while read_head(connected):
+            reply(connected, 200, b'{"status": "ok"}')
+
+    there = peer(behave)
+    client = Client(there.url)
+    client.ready()
+    later = time.clock_gettime(time.CLOCK_BOOTTIME) + idle
+    monkeypatch.setattr("chunkyd.upload.connection._awake_or_asleep", lambda: later)
+    client.ready()
+    assert there.connections == connections
+    client.close()
+
+
 def test_an_upload_that_is_over_never_cuts_the_connection_of_another(peer) -> None:
     """A connection that was given back is the next request's, also while the thread that gave it back still lingers."""
     taken, go_on = threading.Event(), threading.Event()

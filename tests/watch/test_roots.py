@@ -46,6 +46,7 @@ def test_file_systems(mountinfo: str, path: bytes, kind: str, network: bool, sta
     """The longest mount point decides, the later of two; octal escapes are understood, broken lines passed over."""
     found = file_system(path, mountinfo)
     assert (found.kind, found.network, found.stable_inodes) == (kind, network, stable)
+    assert found.trusted_times == (stable and not network)
 
 
 def test_times_are_trusted_only_where_this_clock_made_them() -> None:
