@@ -48,7 +48,7 @@ def main() -> int:
     totals = run.totals
     print(
         f"held: seed {run.seed}: {totals.rounds} rounds, {totals.acts} acts on files, {totals.kills} kills,"
-        f" {totals.stops} stops, {totals.faults} network faults"
+        f" {totals.stops} stops, {totals.faults} network faults, {totals.looks} looks at what was stored"
     )
     return 0
 

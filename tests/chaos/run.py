@@ -22,6 +22,7 @@ class Totals:
     stops: int = 0
     faults: int = 0
     acts: int = 0
+    looks: int = 0  # at what the server had said was stored, after it was killed
 
 
 class Run:
@@ -52,12 +53,13 @@ class Run:
 
     def _round(self, now: Round, world: World, source: Source, rest: Rest) -> None:
         (self.folder / f"plan-{now.number}.txt").write_text("\n".join(now.lines()) + "\n")
-        before = world.hits.copy()
+        before, looks = world.hits.copy(), world.stored.checks
         world.rage(now, lambda: _act(now, source, world))
         began = time.monotonic()
         world.hits["quiet"] += 1
         rest.come()
         hits = world.hits - before
+        self.totals.looks += world.stored.checks - looks
         self._count(hits["kill"] + hits["term"], hits["stop"], hits["fault"], len(now.acts))
         size = sum(source.sizes.values()) >> 20
         print(

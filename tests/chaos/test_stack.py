@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ class Stack(RuleBasedStateMachine):
         there = self.folder / "data" / "files" / "local" / path
         assert there.read_bytes() == source.read_bytes()
         assert there.stat().st_mtime_ns == source.stat().st_mtime_ns
+        assert stat.S_IMODE(there.stat().st_mode) == stat.S_IMODE(source.stat().st_mode)
         assert result.file_hash == hash_of(source.read_bytes())
         return result
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from chunkyd.control.client import ControlClient
 from tests.chaos.plan import KIB, Blow, Round
 from tests.chaos.stored import Stored
-from tests.e2e.programs import Daemon, Program, Server
+from tests.e2e.programs import Daemon, Server
 from tests.upload.faultproxy import FaultProxy, Seen
 from tests.upload.netfaults import Fault
 
@@ -77,7 +77,7 @@ class World:
         """The daemon's ear."""
         return ControlClient(str(self.daemon.socket))
 
-    def programs(self) -> dict[str, Program]:
+    def programs(self) -> dict[str, Server | Daemon]:
         """By name."""
         return {"daemon": self.daemon, "server": self.server}
 
@@ -116,7 +116,7 @@ class World:
         self.hits["fault"] += fault is not None
         return fault
 
-    def _beat(self, name: str, program: Program, blows: tuple[Blow, ...], begun: float) -> None:
+    def _beat(self, name: str, program: Server | Daemon, blows: tuple[Blow, ...], begun: float) -> None:
         for blow in blows:
             if self._ended.wait(max(0.0, begun + blow.at - time.monotonic())):
                 return
@@ -126,7 +126,7 @@ class World:
                 self._trouble.append(f"{name}: {error!r:.4000}")
                 return
 
-    def _hit(self, name: str, program: Program, blow: Blow) -> None:
+    def _hit(self, name: str, program: Server | Daemon, blow: Blow) -> None:
         if not program.running():
             assert program.process is not None
             raise Broken(f"ended by itself, with {program.process.returncode}\n{program.text()[-3000:]}")
@@ -137,8 +137,9 @@ class World:
             program.go_on()
             return
         if blow.kind == "term":
+            served = program.answers()
             code = program.stop(_END_SECONDS)
-            if code not in (0, -signal.SIGTERM):  # the latter while it was not yet listening to it
+            if code and (served or code != -signal.SIGTERM):  # not yet listening to it, it dies of it
                 raise Broken(f"SIGTERM ended it with {code}\n{program.text()[-3000:]}")
         else:
             program.kill()

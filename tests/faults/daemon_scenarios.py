@@ -58,7 +58,9 @@ def old_enough_for_its_hash_to_serve_again(folder: Path, arming: str) -> None:
     with Stage(folder, box={"settle": "2300ms"}) as stage:
         stage.put("film.mov")
         stage.start_server()
-        stage.daemon_dies(arming)
+        stage.daemon_dies(arming, again=False)
+        stage.daemon.arm("upload.hash.taken")  # who took another hash would die of it
+        stage.daemon.start()
         stage.at_rest()
 
 

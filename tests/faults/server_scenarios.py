@@ -177,6 +177,7 @@ def wrong_bytes(folder: Path, arming: str) -> None:
         stage.server_dies(arming, send)
         session = sessions[0]
         wait_until("the mismatch is said", lambda: session.status().problem == "digest-mismatch", 20, stage.server.text)
+        wait_until("its space is free", lambda: not stage.partials(), 20, stage.server.text)
         assert session.end().json["result"] == "cancelled"
         stage.server_at_rest()
         assert tree(stage.server.files()) == {}
@@ -216,13 +217,15 @@ def expired(folder: Path, arming: str) -> None:
 @at("server.foreign-end.seen")
 def expired_by_the_administrator(folder: Path, arming: str) -> None:
     """A session that is expired by hand beside the running server loses its bytes, at the latest at the next start."""
-    with Stage(folder, server={"limits": {"session_ttl": "4s", "reserve": "1MiB"}}) as stage:
+    with Stage(folder) as stage:
 
         def expire() -> None:
             session = Client(stage.server.port).initiate(b"some bytes")
+            session.put(0, 4)
             stage.server.command("sessions", "expire", session.id)
 
         stage.server_dies(arming, expire)
+        assert stage.partials() == []
         stage.server_at_rest()
 
 
@@ -350,6 +353,8 @@ def users_and_tokens(folder: Path, arming: str) -> None:
             raise AssertionError("nobody died")
         there = [user["name"] for user in json.loads(run(*command, "user", "list", "--json"))["users"]]
         assert there == ([] if "removed" in arming else ["cam"])
+        left = json.loads(run(*command, "token", "list", "--json"))["tokens"]
+        assert len(left) == (1 if "token.added" in arming else 0)
         if there:
             secret = run(*command, "token", "add", "--user", "cam").splitlines()[-1]
             stage.server.start()

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from chunkyd.checkpoints import CHECKPOINTS
+from tests.e2e.programs import tree
 from tests.faults import batch_scenarios, daemon_scenarios, late_scenarios, server_scenarios
 from tests.faults.scenarios import ARRIVALS, SCENARIOS
+from tests.faults.stage import Stage
+from tests.server.process import Client
 
 # One for each place where a crash leaves something of its own kind behind.
 SAMPLE = frozenset(
@@ -76,3 +79,22 @@ def armings() -> list[object]:
 def test_crash(tmp_path: Path, arming: str) -> None:
     """The process dies exactly there, starts again, and in the end all has arrived, once, and nothing is left."""
     SCENARIOS[arming.partition(":")[0]](tmp_path, arming)
+
+
+@pytest.mark.parametrize(
+    "arming", ["server.end.recorded", "storage.partial.discarding", "storage.partial.discarded", "server.end.answering"]
+)
+def test_an_unfinished_session_that_is_ended(tmp_path: Path, arming: str) -> None:
+    """Its end is recorded before its bytes go: they are gone at the latest when the server is up again."""
+    with Stage(tmp_path) as stage:
+        client, sessions = Client(stage.server.port), []
+
+        def send() -> None:
+            sessions.append(client.initiate(b"some bytes", b"file"))
+            sessions[0].put(0, 4)
+            sessions[0].end()
+
+        stage.server_dies(arming, send)
+        assert (stage.partials(), stage.sessions()) == ([], [])
+        assert sessions[0].status().problem == "invalid-session-id"
+        assert tree(stage.server.files()) == {}

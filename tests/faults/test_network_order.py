@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import BIN, Daemon, Program, Server, run, running, wait_until
+from tests.faults.stage import Stage
 from tests.upload.faultproxy import FaultProxy, Seen
-from tests.upload.netfaults import Fault, Hold
+from tests.upload.netfaults import Fault, Hold, Swallow
 
 
 class _Holding:
@@ -99,3 +100,22 @@ def test_chunky_and_an_older_file_under_the_same_name(tmp_path: Path) -> None:
         holding.go_on.set()
         wait_until("the first one is refused", lambda: _is_refused(server), 30, server.text)
         assert (server.files() / "current").read_bytes() == older.read_bytes()
+
+
+def test_a_session_that_nobody_knows(tmp_path: Path) -> None:
+    """The answers to an initiate are lost, then the file: one session holds its space, until it is expired by hand."""
+    with Stage(tmp_path) as stage, FaultProxy(stage.server.port) as proxy:
+        stage.daemon.settings["server"]["url"] = proxy.url
+        stage.daemon.write_config()
+        proxy.plan = lambda seen: Swallow() if seen.path == "/initiateUploadSession" else None
+        path = stage.put("film.mov")
+        stage.start_server()
+        stage.daemon.start()
+        wait_until("it was asked for twice", lambda: len(proxy.requests) > 2, 60, stage.daemon.text)
+        path.unlink()
+        wait_until("the job is given up", lambda: not stage.jobs(), 60, stage.daemon.text)
+        ((session_id, *_),) = stage.sessions()
+        assert stage.partials() == [session_id]
+        assert stage.said_stored() == []
+        stage.server.command("sessions", "expire", session_id)
+        stage.at_rest({}, states=("cancelled",))
