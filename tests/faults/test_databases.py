@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.stage import Stage
+from tests.e2e.programs import wait_until
+from tests.faults.stage import FILE, Stage
 
 Damage = Callable[[Path], object]
 
@@ -94,3 +95,34 @@ def test_a_database_that_another_program_has_locked(tmp_path: Path, victim: str)
         other.close()
         stage.at_rest()
         assert "Traceback" not in stage.server.text() + stage.daemon.text()
+
+
+def test_noise_while_an_upload_is_under_way(tmp_path: Path) -> None:
+    """The catalog and its log are lost with the session in them: its client begins another, and the file arrives."""
+    with Stage(tmp_path) as stage:
+        stage.put("film.mov")
+        stage.start_server()
+        stage.daemon_dies("upload.chunk.stored:3", again=False)
+        stage.server.kill()
+        for ending in ("", "-wal"):
+            noise(0, 20_000, ending)(database(stage, "server"))
+        stage.to_send += FILE
+        stage.start_server()
+        assert "was damaged" in stage.server.text()
+        stage.daemon.start()
+        stage.at_rest()
+
+
+def test_list_after_a_crash(tmp_path: Path) -> None:
+    """`chunkyctl list` shows what a killed daemon has recorded, and changes neither its table nor the log of it."""
+    with Stage(tmp_path) as stage:
+        stage.daemon.start()
+        for name in ("one", "two"):
+            stage.put(name, 1000)
+        wait_until("both are queued", lambda: len(stage.jobs()) == 2, 30, stage.daemon.text)
+        stage.daemon.kill()
+        table = database(stage, "daemon")
+        files = (table, table.with_name(table.name + "-wal"))
+        before = [file.read_bytes() for file in files]
+        assert {job["path"] for job in stage.daemon.jobs()} == {"one", "two"}
+        assert [file.read_bytes() for file in files] == before

@@ -63,6 +63,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         for name in ("big.mov", "small"):
             wait_told(stage, name, "Permission denied")
         wait_until("the other arrives", lambda: b"open.mov" in stage.published(), 30, stage.daemon.text)
+        held = {(name, "paused", "source") for name in ("big.mov", "small")}
+        wait_until("both are held", lambda: set(troubles(stage)) == held, 30, lambda: str(stage.jobs()))
         for name in ("big.mov", "small"):
             (stage.box / name).chmod(0o644)
         stage.at_rest(states=("done", "superseded"))
@@ -106,9 +108,10 @@ def test_a_root_that_may_not_be_read_for_a_while(tmp_path: Path) -> None:
         try:
             stage.daemon.start()
             wait_problem(stage, "Permission denied")
+            assert ControlClient(str(stage.daemon.socket)).status().folders[0].state == "degraded"
         finally:
             stage.box.chmod(0o755)
-        stage.at_rest()
+        stage.at_rest(seconds=20)
         stage.put("second", 10)
         stage.at_rest()
 

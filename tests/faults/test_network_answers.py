@@ -82,10 +82,12 @@ def test_an_answer_like_no_other(storm: Storm, name: str) -> None:
     case = storm.check(name, interruptions=len(CASES[name]))
     step, _, kind = name.partition("-")
     if kind in DRESSED:
-        assert case.counts["initiate"] == 1
-        assert step == "status" or case.counts["chunk"] == CHUNKS
-    elif step == "initiate":
-        assert case.counts["initiate"] == 2
+        assert case.counts["initiate"] == 1  # an end may be asked twice: the first answer may be "verifying"
+        assert step == "status" or (case.counts["chunk"], case.counts["status"]) == (CHUNKS, 0)
+    elif step == "chunk":
+        assert case.counts["status"] >= 1  # what the server has is asked, not believed
+    else:
+        assert case.counts[step] >= 2
 
 
 def test_no_trace_of_any(storm: Storm) -> None:

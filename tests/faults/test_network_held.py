@@ -231,10 +231,29 @@ def test_chunky_says_the_same(field: Field, tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
         code, said = chunky(tmp_path, path, nowhere)
-    assert code == 69
+    assert code == 69, said
     assert f"no answer from {nowhere}: Connection refused" in said
     assert chunky(tmp_path, path, field.proxy.url)[0] == 0
     assert (field.server.files() / "file").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "expected"), [("portal", 69), ("302", 1)])
+def test_chunky_names_what_stands_in_between(field: Field, tmp_path: Path, kind: str, expected: int) -> None:
+    """The same where a login page answers, or sends elsewhere: nothing is sent there, and it is said."""
+    path = tmp_path / f"behind-{kind}"
+    path.write_bytes(os.urandom(300_000))
+    fault, words = LASTING[kind]
+    field.proxy.plan = lambda seen: fault
+    try:
+        code, said = chunky(tmp_path, path, field.proxy.url)
+    finally:
+        field.proxy.plan = lambda seen: None
+    assert code == expected, said
+    for each in words:
+        assert each in said, said
+    assert chunky(tmp_path, path, field.proxy.url)[0] == 0
+    assert (field.server.files() / path.name).read_bytes() == path.read_bytes()
 
 
 def chunky(folder: Path, path: Path, url: str) -> tuple[int, str]:

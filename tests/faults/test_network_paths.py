@@ -292,7 +292,7 @@ def test_a_stop_waits_for_no_answer(tmp_path: Path) -> None:
             put(tmp_path)
             wait_until("it asks again", lambda: proxy.count("/endUpload") >= 2, 30, daemon.text)
             daemon.wait_idle()
-            daemon.stop(10)
+            assert daemon.stop(10) == 0
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import threading
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from chunkyd.checkpoints import VARIABLE
 from chunkyd.protocol.batch import PATH_BATCH
 from chunkyd.upload.many import WORKERS
 from chunkyd.upload.together import MOST_FILES
@@ -374,3 +377,20 @@ def test_without_to_the_configured_server_is_used(proxy: FaultProxy, chunky, ser
     code, _, err = run(chunky(tmp_path / f"f-{tmp_path.name}", "--config", config))
     assert code == 0, err
     assert (server.files() / f"f-{tmp_path.name}").read_bytes() == b"x"
+
+
+def test_a_damaged_row_of_its_memory(server: Server, chunky, tmp_path: Path) -> None:
+    """Refused with the memory's name, and nothing is sent; with the memory put away the file arrives."""
+    file, memory = tmp_path / "film", tmp_path / "state.sqlite3"
+    file.write_bytes(os.urandom(3 * MIB))
+    command = (file, "--to", server.url, "--chunk-size", "1MiB", "--parallel", "1")
+    assert run(chunky(*command, env={VARIABLE: "upload.chunk.stored"}))[0] == -signal.SIGKILL
+    with contextlib.closing(sqlite3.connect(memory)) as rows, rows:
+        assert rows.execute("UPDATE sessions SET total_bytes = 'many'").rowcount == 1
+    sent = server.text().count("PATCH /uploadChunk")
+    code, _, err = run(chunky(*command))
+    assert code and str(memory) in err and "Traceback" not in err
+    assert server.text().count("PATCH /uploadChunk") == sent
+    memory.unlink()
+    assert run(chunky(*command))[0] == 0
+    assert sha256(server.files() / "film") == sha256(file)
