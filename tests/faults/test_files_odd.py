@@ -204,11 +204,13 @@ def test_what_cannot_be_done_after_an_upload(tmp_path: Path, box: Callable[..., 
         with both.served():
             both.has("day/film", content)
             wait_until("it is told", lambda: film_jobs(both) == ["failed"], 20, both.daemon.text)
+            (told,) = (job for job in both.daemon.jobs() if job["path"] == "day/film")
             for name in ("next", "last"):
                 (both.path / name).write_bytes(b"small")
                 both.has(name, b"small")  # settled after the film was last touched
                 both.daemon.ctl("rescan", "--wait")
             (job,) = (job for job in both.daemon.jobs() if job["path"] == "day/film")
+            assert job == told, "nothing was tried again"
             reason = "No space left on device" if which == "full" else "Operation not permitted"
             assert job["reason"] == "after-upload" and f"{policy}d: {reason}" in job["error"]
             assert "chunkyctl retry" in job["error"]
