@@ -49,7 +49,7 @@ class Case:
 
     script: Script
     content: bytes
-    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    steps: list[str] = dataclasses.field(default_factory=list)  # of its requests, as they came
     met: int = 0  # faults that came true
     bytes_sent: int = 0
     published: bytes | None = None
@@ -61,12 +61,18 @@ class Case:
         """Of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How many requests there were of each step."""
+        return Counter(self.steps)
+
     def next_fault(self, step: str) -> Fault | None:
         """For the next request of this step."""
-        self.counts[step] += 1
+        self.steps.append(step)
+        nth = self.steps.count(step)
         for each in self.script:
-            if each.step == step and each.nth <= self.counts[step] < each.nth + each.times:
-                self.met += self.counts[step] == each.nth
+            if each.step == step and each.nth <= nth < each.nth + each.times:
+                self.met += nth == each.nth
                 return each.fault
         return None
 

@@ -180,10 +180,13 @@ def test_a_writer_waits_for_no_more_than_a_moment(tmp_path: Path) -> None:
         stage.at_rest(states=("done", "superseded"))
 
 
+@pytest.mark.parametrize("policy", ["delete", "move"])
 @pytest.mark.parametrize("replaced", [True, False])
-def test_hidden_by_a_job_that_is_lost(tmp_path: Path, replaced: bool) -> None:
+def test_hidden_by_a_job_that_is_lost(tmp_path: Path, replaced: bool, policy: str) -> None:
     """The daemon dies while a file is hidden, and its job table is lost: the file has its name again, and is sent."""
-    with Stage(tmp_path, box={"after_upload": "delete", "rescan": "1s"}) as stage:
+    aside = tmp_path / "aside" if policy == "move" else None
+    after = {"move": str(aside)} if aside else "delete"
+    with Stage(tmp_path, box={"after_upload": after, "rescan": "1s"}) as stage:
         stage.start_server()
         path = stage.put("film.mov", 70_000)
         content = path.read_bytes()
@@ -201,11 +204,15 @@ def test_hidden_by_a_job_that_is_lost(tmp_path: Path, replaced: bool) -> None:
         wait_until("nothing is left behind", lambda: not list(stage.box.iterdir()), 30, stage.daemon.text)
         arrived = {path.read_bytes() for path in (stage.server.files() / "outbox").iterdir()}
         assert content in arrived
+        assert not aside or content in {path.read_bytes() for path in aside.iterdir()}
 
 
-def test_open_for_writing_after_it_has_arrived(tmp_path: Path) -> None:
-    """Somebody has it open and writes nothing: it is looked at again, and deleted once it is closed."""
-    with Stage(tmp_path, box={"after_upload": "delete", "settle": "50ms"}) as stage:
+@pytest.mark.parametrize("policy", ["delete", "move"])
+def test_open_for_writing_after_it_has_arrived(tmp_path: Path, policy: str) -> None:
+    """Somebody has it open and writes nothing: it is looked at again, and deleted or moved once it is closed."""
+    aside = tmp_path / "aside" if policy == "move" else None
+    after = {"move": str(aside)} if aside else "delete"
+    with Stage(tmp_path, box={"after_upload": after, "settle": "50ms"}) as stage:
         stage.start_server()
         path = stage.put("film.mov", 70_000)
         with path.open("r+b"):
@@ -213,8 +220,9 @@ def test_open_for_writing_after_it_has_arrived(tmp_path: Path) -> None:
             wait_until("it has arrived", lambda: bool(stage.published()), 30, stage.daemon.text)
             wait_until("it is said", lambda: "open for writing" in str(stage.jobs()), 30, stage.daemon.text)
             assert path.exists()
-        wait_until("it is deleted", lambda: not path.exists(), 30, stage.daemon.text)
         wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
+        assert not path.exists()
+        assert not aside or (aside / "film.mov").stat().st_size == 70_000
 
 
 def test_opened_for_writing_while_it_is_hidden(tmp_path: Path) -> None:
@@ -235,8 +243,8 @@ def test_opened_for_writing_while_it_is_hidden(tmp_path: Path) -> None:
         opener.join(60)
         assert path.exists()
         os.close(opened[0])
-        wait_until("it is deleted", lambda: not path.exists(), 60, stage.daemon.text)
-        wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
+        wait_until("no job is left", lambda: not stage.jobs(), 60, stage.daemon.text)
+        assert not path.exists()
         assert [job["state"] for job in stage.daemon.ctl("history")["jobs"]] == ["done"]
 
 
