@@ -21,6 +21,7 @@ WRITERS = 8
 RECORDERS = 8
 HASHERS = 2
 COPIERS = 2
+WEB_SERVER = 3  # Granian's own
 
 
 class Threads:
@@ -31,6 +32,8 @@ class Threads:
         self._recorders = begun_pool(RECORDERS, "record")
         self._hashers = begun_pool(HASHERS, "hash")
         self._copiers = begun_pool(COPIERS, "copy")
+        # Without one of its own the web server would abort, or listen and never answer: so see that it will have them.
+        begun_pool(WEB_SERVER, "room").shutdown()
 
     async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Bytes of a body to the disk."""

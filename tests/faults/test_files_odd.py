@@ -125,6 +125,33 @@ def test_written_through_a_mapping_in_memory() -> None:
         assert content in [each.read_bytes() for each in arrived.iterdir()]
 
 
+def test_written_through_a_mapping_in_memory_while_it_is_sent() -> None:
+    """Before and behind what was sent already: what is published is a version that it had, never a mixture of two."""
+    if b" /dev/shm tmpfs " not in Path("/proc/mounts").read_bytes():
+        pytest.skip("/dev/shm is no tmpfs")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, Stage(Path(folder), box={"settle": "50ms"}) as stage:
+        stage.start_server()
+        path = stage.put("mapped", 5 * MIB)
+        file = os.open(path, os.O_RDWR)
+        with mmap.mmap(file, 0) as pages:
+            os.close(file)
+            for page in range(0, 5 * MIB, mmap.PAGESIZE):
+                pages[page : page + 8] = b"version1"
+            versions = [bytes(pages)]
+            stage.daemon.arm("upload.chunk.stored:2=stop")
+            stage.daemon.start()
+            stage.daemon.wait_stopped(60)
+            for page in range(0, 5 * MIB, mmap.PAGESIZE):
+                pages[page : page + 8] = b"version2"
+            versions.append(bytes(pages))
+        before = path.stat().st_mtime_ns
+        stage.daemon.go_on()
+        arrived = stage.server.files() / "outbox" / "mapped"
+        wait_until("it arrives", arrived.exists, 60, stage.daemon.text)
+        assert path.stat().st_mtime_ns == before
+        assert arrived.read_bytes() in versions
+
+
 def _is_seen(folder: Path) -> bool:
     """Whether pages that were written back tell of the next write: tmpfs never writes back."""
     path = folder / "tried"

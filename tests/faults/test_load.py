@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from chunkyd.server.threads import COPIERS, HASHERS, RECORDERS, WRITERS, Threads
+from chunkyd.server.threads import COPIERS, HASHERS, RECORDERS, WEB_SERVER, WRITERS, Threads
+from tests.e2e.programs import Server, run, running, tree
+from tests.e2e.programs import wait_until as wait_for
 from tests.server.process import ServerProcess, serving, wait_until
 
 MIB = 1 << 20
 SLOW = 1000
 PIECE = 4096
+ENOUGH = 1 + WRITERS + RECORDERS + HASHERS + COPIERS + WEB_SERVER  # threads of a server
+_USER_OF_ITS_OWN = 61234  # who has no other processes
 
 
 @pytest.fixture
@@ -91,6 +95,33 @@ def test_no_memory_left(tmp_path: Path) -> None:
         assert _many_at_once(server, 24) == [200] * 24
         assert server.file("before").read_bytes() == data
         assert not list((server.data / "files").rglob(".*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a limit of threads for a user of its own takes root")
+def test_a_limit_of_threads(tmp_path: Path) -> None:
+    """`ulimit -u`: too few, and the server says so and does not start; with what it began with it serves many."""
+    server = Server(tmp_path)
+    command = server._command
+    may = "+dac_override,+dac_read_search"  # this user has no rights of its own here
+    user = ["setpriv", "--reuid", str(_USER_OF_ITS_OWN), "--inh-caps", may, "--ambient-caps", may]
+    for threads in (1, 2, 5, *range(ENOUGH - 4, ENOUGH)):
+        server._command = [*user, "prlimit", f"--nproc={threads}", *command]
+        before = len(server.text()) if server.process else 0
+        server.begin()
+        wait_for("it has ended", lambda: not server.running(), 20, server.text)
+        assert server.process is not None and server.process.returncode == 1
+        assert server.text()[before:].startswith("chunky-server: No thread can be started: "), server.text()
+        assert "TasksMax=" in server.text()[before:] and "panicked" not in server.text()
+    server._command = [*user, "prlimit", f"--nproc={ENOUGH}", *command]
+    with running(server):
+        wait_for("all have begun", lambda: len(os.listdir(f"/proc/{server.pid}/task")) == ENOUGH, 10)
+        # All it may have: what needed one more from here on would not get it.
+        (tmp_path / "box").mkdir()
+        for number in range(24):
+            (tmp_path / "box" / f"file{number}").write_bytes(os.urandom(4 * MIB))
+        run("chunky", "upload", "--recursive", str(tmp_path / "box"), "--to", server.url, "--state", str(tmp_path / "state.sqlite3"))
+        assert tree(server.files() / "box") == tree(tmp_path / "box")
+        assert server.stop() == 0
 
 
 def test_no_thread_left() -> None:

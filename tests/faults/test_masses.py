@@ -61,6 +61,7 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
             assert tree(server.files() / "outbox") == tree(outbox)
             assert _peak(daemon) < 150 * MIB, _peak(daemon) / MIB
             assert _peak(server) < 150 * MIB, _peak(server) / MIB
+        assert "PATCH" not in server.text(), "they go together, never alone"
         asked = server.text().count("server.access")
         with running(daemon):
             daemon.ctl("rescan", "outbox", "--wait")

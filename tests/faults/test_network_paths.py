@@ -108,7 +108,8 @@ def test_a_configured_proxy(tmp_path: Path, scheme: str) -> None:
             proxy.sever()
             two = put(tmp_path, "two")
             wait_until("it is held", lambda: offline(daemon), 30, daemon.text)
-            assert "403" in offline(daemon)
+            # A proxy that forwards answers in the server's place; only a tunnel's refusal is known to be the proxy's.
+            assert ("the proxy refuses" if scheme == "https" else "403") in offline(daemon)
             proxy.refuse_with, proxy.refusing = b"", True
             proxy.sever()
             time.sleep(0.5)  # some probes meet a proxy that hangs up
@@ -292,6 +293,21 @@ def test_a_stop_waits_for_no_answer(tmp_path: Path) -> None:
             put(tmp_path)
             wait_until("it asks again", lambda: proxy.count("/endUpload") >= 2, 30, daemon.text)
             daemon.wait_idle()
+            assert daemon.stop(10) == 0
+
+
+def test_a_stop_waits_for_no_probe(tmp_path: Path) -> None:
+    """While the daemon, offline, asks whether the server is there again, and nobody answers: it stops all the same."""
+    server = Server(tmp_path)
+    with running(server), FaultProxy(server.port) as proxy:
+        proxy.plan = lambda seen: Break("head", "reset", 1)
+        daemon = a_daemon(tmp_path, proxy.url)
+        with running(daemon):
+            put(tmp_path)
+            wait_until("it is held", lambda: offline(daemon), 30, daemon.text)
+            asked = len(proxy.requests)
+            proxy.plan = lambda seen: Break("work", "silence")
+            wait_until("it asks again", lambda: len(proxy.requests) > asked + 1, 60, daemon.text)
             assert daemon.stop(10) == 0
 
 

@@ -209,6 +209,8 @@ def test_a_deadline_of_a_wrong_clock_is_brought_near(tmp_path: Path) -> None:
     clock = ManualClock(wall=1.8e9)
     second = open_queue(tmp_path, clock)
     second.recover(RUN)
+    due = second.next_due()
+    assert due is not None and due <= clock.wall() + 60
     clock.advance(60)
     assert claim(second).path == b"a"
     second.close()
