@@ -119,7 +119,16 @@ def test_a_limit_of_threads(tmp_path: Path) -> None:
         (tmp_path / "box").mkdir()
         for number in range(24):
             (tmp_path / "box" / f"file{number}").write_bytes(os.urandom(4 * MIB))
-        run("chunky", "upload", "--recursive", str(tmp_path / "box"), "--to", server.url, "--state", str(tmp_path / "state.sqlite3"))
+        run(
+            "chunky",
+            "upload",
+            "--recursive",
+            str(tmp_path / "box"),
+            "--to",
+            server.url,
+            "--state",
+            str(tmp_path / "state.sqlite3"),
+        )
         assert tree(server.files() / "box") == tree(tmp_path / "box")
         assert server.stop() == 0
 
