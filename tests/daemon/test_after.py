@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -310,6 +311,7 @@ def test_opened_for_writing_while_it_is_copied(
         assert len(list((another_file_system / "sub").iterdir())) == (not unnamed)
         monkeypatch.setattr(after, "_being_written", lambda _: True)
         if written:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # the kernel would, after 45 s
             os.truncate(hidden, 4)
         return copied
 
