@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness import Contender, Receiver
+from chunkyd.upload import Uploader, install_lease_handler
 from tests.e2e.programs import BIN, Program, Server, free_port, wait_until
 
 
@@ -19,6 +20,22 @@ def _chunky(folder: Path, source: Path) -> Iterator[Receiver]:
     command = [str(BIN / "chunky"), "upload", "--recursive", str(source), "--to", server.url]
     try:
         yield Receiver(server.pid, [*command, "--state", str(folder / "state.sqlite3")], server.files())
+    finally:
+        server.kill()
+
+
+@contextmanager
+def _chunky_loaded(folder: Path, source: Path) -> Iterator[Receiver]:
+    install_lease_handler()  # as the command does
+    server = Server(folder)
+    server.start()
+    (file,) = source.iterdir()
+
+    def upload() -> None:
+        Uploader(server.url, str(file), name=f"{source.name}/{file.name}", state=str(folder / "state.sqlite3")).upload()
+
+    try:
+        yield Receiver(server.pid, (), server.files(), call=upload)
     finally:
         server.kill()
 
@@ -70,6 +87,13 @@ CHUNKY = Contender(
     "yes, before the answer",
     _chunky,
     "chunky upload --recursive FOLDER --to URL",
+)
+CHUNKY_LOADED = Contender(  # of one file
+    "chunky upload, without its start-up",
+    CHUNKY.verifies,
+    CHUNKY.durable,
+    _chunky_loaded,
+    "Uploader(URL, FILE).upload(), of chunkyd.upload, in a process that has loaded it",
 )
 RSYNC_SYNCED = Contender(
     "rsync --fsync", "the whole file's checksum", "yes", _rsyncd_synced, "rsync -a --fsync FOLDER rsync://HOST/in/"

@@ -46,13 +46,15 @@ class Run:
 class Receiver:
     """A receiving end that serves: its process group, the client's command, and where the files appear.
 
-    `beside`: how names of files end that the receiver keeps there for itself.
+    `beside`: how names of files end that the receiver keeps there for itself. `call`: what sends in this process, whose
+    programs are loaded already, in place of the command.
     """
 
     group: int
     command: Sequence[str]
     arrived: Path
     beside: str | None = None
+    call: Callable[[], object] | None = None
 
 
 End = TypeVar("End")
@@ -177,6 +179,13 @@ def run_client(command: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def run_here(call: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call, whose program is loaded already."""
+    start, before = time.monotonic(), time.process_time()
+    call()
+    return time.monotonic() - start, time.process_time() - before
+
+
 def content(folder: Path, beside: str | None = None) -> tuple[int, int]:
     """How many files stand below a folder, and their bytes; without those whose names end in `beside`."""
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
@@ -193,7 +202,7 @@ def measure(contender: Contender[Receiver], source: Path, work: Path, memory: in
             if memory:
                 prewarm(memory)
             before = group_cpu(receiver.group)
-            wall, cpu = run_client(receiver.command)
+            wall, cpu = run_client(receiver.command) if receiver.call is None else run_here(receiver.call)
             spent = group_cpu(receiver.group) - before
             expected, arrived = content(source), content(receiver.arrived, receiver.beside)
             if expected != arrived:
@@ -211,12 +220,21 @@ def at_hand(contenders: Sequence[Contender[End]]) -> tuple[list[Contender[End]],
 
 
 def beside_peers(
-    contenders: Sequence[Contender[Receiver]], goal: Goal, source: Path, work: Path, pairs: int, memory: int = 0
+    contenders: Sequence[Contender[Receiver]],
+    goal: Goal,
+    source: Path,
+    work: Path,
+    pairs: int,
+    memory: int = 0,
+    every: int = 2,
 ) -> Findings:
-    """The first one's rows beside the second, which has to be there, and all others that are."""
+    """The first one's rows beside the second, which has to be there, and all others that are.
+
+    The first so many take every turn: `every`.
+    """
     others, missing = at_hand(contenders[2:])
     size = content(source)[1]
-    ours, peer, *rest = in_pairs([*contenders[:2], *others], source, work, pairs, memory, every=2)
+    ours, peer, *rest = in_pairs([*contenders[:2], *others], source, work, pairs, memory, every)
     rows = (ours.row(size, peer, goal), peer.row(size), *(each.row(size, peer) for each in rest))
     return Findings(rows=rows, missing=missing)
 
