@@ -7,6 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import config_option, json_option, run_command, verbose_option, version_option
+from chunkyd.cli.loading import loading
 from chunkyd.errors import UsageError
 from chunkyd.settings import parse_rate, parse_size
 
@@ -57,7 +58,8 @@ def upload(files: tuple[bytes, ...], name: str | None, **options: object) -> int
     Exit codes: 0 all sent, 1 some failed, 2 wrong use, 3 interrupted, 69 nobody answers, 78 bad configuration. After
     3 and 69 the same command goes on where it was.
     """
-    from chunkyd.cli.chunky_upload import Wanted, upload_files
+    with loading():
+        from chunkyd.cli.chunky_upload import Wanted, upload_files
 
     if not all(files):
         raise UsageError("an empty name is no file")

@@ -8,6 +8,7 @@ import click
 
 from chunkyd.cli.common import Options, pass_options
 from chunkyd.cli.daemon_common import allow_files, hear_early_signals, load
+from chunkyd.cli.loading import loading
 
 
 @click.command("run")
@@ -16,9 +17,10 @@ def run(options: Options) -> None:
     """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     hear_early_signals()
     allow_files()
-    from chunkyd import log
-    from chunkyd.clock import SystemClock
-    from chunkyd.daemon.service import Service
+    with loading():
+        from chunkyd import log
+        from chunkyd.clock import SystemClock
+        from chunkyd.daemon.service import Service
 
     settings, path = load(options)
     log.configure(settings.log, "chunkyd")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from importlib import import_module
 
+from chunkyd.cli.loading import loading
+
 
 def chunkyd() -> None:
     """The daemon's command."""
@@ -31,7 +33,8 @@ def _run(name: str) -> None:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    main = import_module(f"chunkyd.cli.{name}").main
+    with loading():
+        main = import_module(f"chunkyd.cli.{name}").main
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from msgspec.structs import replace
 
+from chunkyd.cli.loading import loading
 from chunkyd.cli.server_common import Options, load, pass_options
 from chunkyd.errors import EnvironmentFailure
 
@@ -31,6 +32,7 @@ def run(options: Options) -> None:
         except (EnvironmentFailure, BrokenPipeError):  # a full disk under stdout, or no reader: no reason to stop
             logging.getLogger("chunkyd.server").info(where)
 
-    from chunkyd.server.start import serve
+    with loading():
+        from chunkyd.server.start import serve
 
     serve(settings, ready=ready)
