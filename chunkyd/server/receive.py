@@ -27,7 +27,7 @@ from chunkyd.storage.base import Partial
 
 GATHER_MOST = 1 << 20
 GATHER_LEAST = 64 << 10
-GATHER_ALL = 32 << 20
+GATHER_ALL = 8 << 20
 
 
 class BodyCut(Exception):
