@@ -402,7 +402,7 @@ class Machine:
     def _next_chunk(self) -> Range | None:
         taken = RangeSet([*self._sending, *self._busy])
         length = self._size.next(self._missing.total - taken.total, self._rules.parallel_chunks)
-        gaps = reversed(list(self._missing)) if self._backwards else iter(self._missing)
+        gaps = reversed(self._missing) if self._backwards else iter(self._missing)
         for start, stop in gaps:
             free = taken.missing(start, stop)
             if free and self._backwards:

@@ -35,9 +35,11 @@ def runs(points: set[int]) -> list[Range]:
 class RangesAgainstIntegers(RuleBasedStateMachine):
     """Whatever is added and removed, every question has the answer a set of integers gives."""
 
+    kind = RangeSet
+
     @initialize(ranges=st.lists(st.tuples(POSITIONS, POSITIONS), max_size=4))
     def begin(self, ranges: list[Range]) -> None:
-        self.ranges = RangeSet(ranges)
+        self.ranges = self.kind(ranges)
         self.points = {point for start, stop in ranges for point in range(start, stop)}
 
     @rule(start=POSITIONS, stop=POSITIONS)
@@ -54,11 +56,18 @@ class RangesAgainstIntegers(RuleBasedStateMachine):
         self.ranges.remove(start, stop)
         self.points -= set(range(start, stop))
 
+    @rule(index=st.integers(-SIZE, SIZE))
+    def remove_one(self, index: int) -> None:
+        there = runs(self.points)
+        if there:
+            self.remove(*there[index % len(there)])
+
     @rule(start=POSITIONS, stop=POSITIONS)
     def ask(self, start: int, stop: int) -> None:
         asked = set(range(start, stop))
         assert self.ranges.covers(start, stop) == (asked <= self.points)
         assert self.ranges.overlaps(start, stop) == bool(asked & self.points)
+        assert self.ranges.joins(start, start) == bool({start - 1, start} & self.points)
         assert self.ranges.missing(start, stop) == runs(asked - self.points)
 
     @rule(start=POSITIONS, stop=POSITIONS)
@@ -77,11 +86,43 @@ class RangesAgainstIntegers(RuleBasedStateMachine):
         assert len(self.ranges) == len(expected)
         assert self.ranges.total == len(self.points)
         assert self.ranges.prefix == (expected[0][1] if expected and expected[0][0] == 0 else 0)
+        assert list(reversed(self.ranges)) == expected[::-1]
         assert self.ranges == RangeSet(reversed(expected))
+        assert (self.ranges == RangeSet([*expected, (SIZE, SIZE + 2)])) is False
+
+    @invariant()
+    def blocks_hold_whole_ranges(self) -> None:
+        blocks, borders = self.ranges._blocks, self.ranges._borders
+        assert all(len(block) % 2 == 0 for block in blocks)
+        assert all(blocks) or len(blocks) == 1
+        assert max(map(len, blocks)) <= self.kind.BLOCK + 2
+        for border, before, after in zip(borders, blocks[:-1], blocks[1:], strict=True):
+            assert before[-1] < border <= after[0]
+
+
+class SmallBlocks(RangeSet):
+    """Two ranges in a block at most: the twenty that there is room for are split, joined and dropped all the time."""
+
+    BLOCK = 4
+    __slots__ = ()
+
+
+class SmallBlocksAgainstIntegers(RangesAgainstIntegers):
+    """The same where the ranges are kept in many blocks."""
+
+    kind = SmallBlocks
+
+    @rule(step=st.integers(2, 5))
+    def scatter(self, step: int) -> None:
+        for point in range(0, SIZE, step):
+            self.ranges.add(point, point + 1)
+            self.points.add(point)
 
 
 TestRangesAgainstIntegers = RangesAgainstIntegers.TestCase
 TestRangesAgainstIntegers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSmallBlocksAgainstIntegers = SmallBlocksAgainstIntegers.TestCase
+TestSmallBlocksAgainstIntegers.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
 
 
 @given(st.lists(st.tuples(POSITIONS, POSITIONS), max_size=8))
@@ -159,6 +200,7 @@ def test_as_many_ranges_as_a_session_may_have_fit_the_wire() -> None:
     count = 100_000
     stored = RangeSet((2 * (index * 7919 % count), 2 * (index * 7919 % count) + 1) for index in range(count))
     assert (len(stored), stored.total, stored.prefix) == (count, count, 1)
+    assert max(map(len, stored._blocks)) <= RangeSet.BLOCK  # or each insertion moves what follows in the whole set
     missing = stored.missing(0, 2 * count)
     assert len(missing) == count
     assert from_wire(to_wire(missing), 2 * count) == missing
