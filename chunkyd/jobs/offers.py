@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 
 import msgspec
 
@@ -26,12 +27,16 @@ _INSERT = (
     "INSERT INTO jobs (folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, user_paused, priority,"
     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)"
 )
-_KNOWN_HERE = "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ?"
-# Files that went away with their root are not counted: found again by a scan, they are offered, and their jobs go on.
-_OPEN_HERE = (
-    "SELECT name, device, inode, size, mtime_ns, ctime_ns FROM jobs WHERE folder = ? AND directory = ?"
-    " AND finished IS NULL AND ifnull(reason, '') != 'root-missing' ORDER BY name, ifnull(arrived, 0) DESC"
+# In one statement, since a scan asks for each folder; sorted by the last column, the greatest first, what decides of a
+# name comes last: what is known, what has arrived, what is on its way. Files that went away with their root are not
+# counted: found again by a scan, they are offered, and their jobs go on.
+_HERE = (
+    "SELECT name, device, inode, size, mtime_ns, ctime_ns, 9e999 AS since FROM known"
+    " WHERE folder = ?1 AND directory = ?2 UNION ALL"
+    " SELECT name, device, inode, size, mtime_ns, ctime_ns, ifnull(arrived, 0) FROM jobs"
+    " WHERE folder = ?1 AND directory = ?2 AND finished IS NULL AND ifnull(reason, '') != 'root-missing'"
 )
+_SINCE = itemgetter(6)
 _SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent = 1 AND size > 8388608 LIMIT 1"  # as its index has it
 _FINISH_NOW = (
     "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
@@ -100,10 +105,8 @@ class Offers(Core):
 
     def versions(self, folder: str, directory: bytes) -> dict[bytes, Fingerprint]:
         """Name → version that is not to be queued again, of the files directly in this directory."""
-        place = (os.fsencode(folder), directory)
-        known = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_KNOWN_HERE, place)}
-        queued = {row[0]: fingerprint_of_columns(row[1:]) for row in self._tables.rows(_OPEN_HERE, place)}
-        return known | queued
+        here = sorted(self._tables.rows(_HERE, (os.fsencode(folder), directory)), key=_SINCE, reverse=True)
+        return {row[0]: fingerprint_of_columns(row[1:6]) for row in here}
 
     def sent_size(self, size: int) -> bool:
         """Whether a file of exactly this size, of more than 8 MiB, was sent before, from wherever."""

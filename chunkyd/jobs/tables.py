@@ -109,10 +109,13 @@ class Tables:
 
     def connection(self) -> _Connection:
         """This thread's connection."""
+        with translated(self.path):
+            return self._mine()
+
+    def _mine(self) -> _Connection:
         if self._closed:
             raise StateError(f"{self.path} is closed: this process is about to end")
-        with translated(self.path):
-            return self._database.mine()
+        return self._database.mine()
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -140,23 +143,23 @@ class Tables:
     def rows(self, question: str, values: Iterable[object] = ()) -> list[Row]:
         """All rows of the answer."""
         with translated(self.path):
-            return list(self.connection().execute(question, tuple(values)))
+            return list(self._mine().execute(question, tuple(values)))
 
     def one(self, question: str, values: Iterable[object] = ()) -> Row | None:
         """The first row of the answer."""
         with translated(self.path):
-            row: Row | None = self.connection().execute(question, tuple(values)).fetchone()
+            row: Row | None = self._mine().execute(question, tuple(values)).fetchone()
             return row
 
     def execute(self, statement: str, values: Iterable[object] = ()) -> int:
         """How many rows were changed."""
         with translated(self.path):
-            return int(self.connection().execute(statement, tuple(values)).rowcount)
+            return int(self._mine().execute(statement, tuple(values)).rowcount)
 
     def execute_many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """One statement for each row."""
         with translated(self.path):
-            self.connection().executemany(statement, rows)
+            self._mine().executemany(statement, rows)
 
 
 def _quoted(path: str) -> str:

@@ -263,11 +263,13 @@ class WatchedFolder:
         self._schedule.poll(now, wanted=bool(unwatched or unreadable))
 
     def _scan(self) -> None:
-        until = self._clock.monotonic() + _SLICE
-        while self._scanner.busy and not self.backoff.blocks(self._clock.monotonic()):
+        now = self._clock.monotonic()
+        until = now + _SLICE
+        while self._scanner.busy and not self.backoff.blocks(now):
             if self._scanner.step() and self._holds():
                 self._scan_ended()
-            if self._clock.monotonic() >= until:
+            now = self._clock.monotonic()
+            if now >= until:
                 return
 
     def _scan_ended(self) -> None:

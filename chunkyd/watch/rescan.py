@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
 from chunkyd.files import Fingerprint, fingerprint, folder_below
 
 _BATCH = 500
+_NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode has it, which looks twice
 
 
 class Batch(msgspec.Struct):
@@ -20,10 +23,6 @@ class Batch(msgspec.Struct):
     special: list[bytes] = []
     unreadable: list[bytes] = []
 
-    def full(self) -> bool:
-        """Whether it is time to do something else in between."""
-        return len(self.files) + len(self.directories) + len(self.special) >= _BATCH
-
 
 def open_directory(root: bytes, directory: bytes) -> int:
     """A descriptor of a directory below the root; a symlink in its place, or above it, is ENOTDIR."""
@@ -33,29 +32,28 @@ def open_directory(root: bytes, directory: bytes) -> int:
 
 def entries(descriptor: int) -> Iterator[Batch]:
     """All entries of an open directory, some hundred at a time; it stays open. OSError where reading fails."""
-    batch = Batch()
     with os.scandir(descriptor) as found:
-        for entry in found:
-            _sort(entry, batch)
-            if batch.full():
-                yield batch
-                batch = Batch()
-    yield batch
+        while some := list(islice(found, _BATCH)):
+            yield _sorted(some)
 
 
-def _sort(entry: os.DirEntry[str], batch: Batch) -> None:
-    name = os.fsencode(entry.name)
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            batch.directories.append(name)
-        elif entry.is_file(follow_symlinks=False):
-            batch.files.append((name, fingerprint(entry.stat(follow_symlinks=False))))
-        else:
-            batch.special.append(name)
-    except FileNotFoundError:
-        return  # it went between reading its name and looking at it
-    except OSError:
-        batch.unreadable.append(name)
+def _sorted(found: Iterable[os.DirEntry[str]]) -> Batch:
+    """This is done for each of a hundred thousand files that have not changed: no call more than it needs."""
+    batch = Batch()
+    for entry in found:
+        name = entry.name.encode(*_NAMES)
+        try:
+            if entry.is_file(follow_symlinks=False):
+                batch.files.append((name, fingerprint(entry.stat(follow_symlinks=False))))
+            elif entry.is_dir(follow_symlinks=False):
+                batch.directories.append(name)
+            else:
+                batch.special.append(name)
+        except FileNotFoundError:
+            continue  # it went between reading its name and looking at it
+        except OSError:
+            batch.unreadable.append(name)
+    return batch
 
 
 def stands_below(root: bytes, directory: bytes) -> bool:

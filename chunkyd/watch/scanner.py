@@ -168,14 +168,25 @@ class Scanner:
         return known
 
     def _take_files(self, directory: bytes, batch: Batch, known: Mapping[bytes, Fingerprint], full: bool) -> None:
-        now, wall, believed = self._clock.monotonic(), self._clock.wall(), self._since_set.seconds()
         stable = self._system.stable_inodes
+        others = [
+            (name, found)
+            for name, found in batch.files
+            if (before := known.get(name)) != found
+            and (before is None or not found.same_version(before, stable_inodes=stable))
+        ]
+        count = len(batch.files) - len(others) + (self._take_others(directory, others) if others else 0)
+        for name in batch.unreadable:
+            self.unreadable.remember(os.path.join(directory, name), "it cannot be looked at")
+            self.unreadable.directories.add(directory)
+        if full:
+            self._count(directory, batch, count)
+
+    def _take_others(self, directory: bytes, others: list[tuple[bytes, Fingerprint]]) -> int:
+        """Files that are not known in this version; how many of them are not left out."""
+        now, wall, believed = self._clock.monotonic(), self._clock.wall(), self._since_set.seconds()
         count = 0
-        for name, found in batch.files:
-            before = known.get(name)
-            if before is not None and found.same_version(before, stable_inodes=stable):
-                count += 1
-                continue
+        for name, found in others:
             path = os.path.join(directory, name)
             if self._ignore.file(path):
                 if is_own(path):
@@ -185,11 +196,7 @@ class Scanner:
             written = partial(open_for_writing, self._top, path)
             if self._settling.saw(path, found, now, min(believed, self._system.quiet(found, wall)), written):
                 self._outbox.settled(Settled(self._root.name, path, found))
-        for name in batch.unreadable:
-            self.unreadable.remember(os.path.join(directory, name), "it cannot be looked at")
-            self.unreadable.directories.add(directory)
-        if full:
-            self._count(directory, batch, count)
+        return count
 
     def _count(self, directory: bytes, batch: Batch, files: int) -> None:
         self._counting.files += files
