@@ -1,4 +1,4 @@
-"""What things cost, counted in what does not depend on the machine: requests, bytes, syncs.
+"""What things cost, counted in what does not depend on the machine: requests, bytes, syncs, system calls.
 
 So that speed cannot rot unseen. Limits are a little above what is true today; whoever has to raise one says why. The
 statements per job are counted in tests/jobs/test_together.py, the rows of a question in tests/jobs/test_million.py.
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import BIN, Daemon, Server, running, tree, wait_until
+from benchmarks.filled import know_tree, open_state
+from tests.e2e.programs import BIN, Daemon, Program, Server, running, tree, wait_until
 
 MIB = 1 << 20
 BIG = 64 * MIB
@@ -53,15 +54,15 @@ def many(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def counted(server: Server, log: Path) -> Iterator[Counter[str]]:
-    """The server's syncs meanwhile, by the name of the system call; filled in at the end."""
+def counted(program: Program, log: Path, calls: str = "fsync,fdatasync") -> Iterator[Counter[str]]:
+    """How often the program made these system calls meanwhile, by name; filled in at the end."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    command = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-p", str(server.pid), "-o", str(log)]
+    command = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-p", str(program.pid), "-o", str(log)]
     found: Counter[str] = Counter()
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        tasks = Path(f"/proc/{server.pid}/task")
+        tasks = Path(f"/proc/{program.pid}/task")
         wait_until(
             "every thread is watched",
             lambda: (
@@ -75,7 +76,7 @@ def counted(server: Server, log: Path) -> Iterator[Counter[str]]:
     finally:
         tracer.send_signal(signal.SIGINT)
         tracer.wait(20)
-    found.update(re.findall(r"^\d+ +(fsync|fdatasync)\(", log.read_text(), re.MULTILINE))
+    found.update(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
 
 
 def test_a_big_file(tmp_path: Path) -> None:
@@ -133,3 +134,26 @@ def test_the_syncs_of_a_chunk(tmp_path: Path) -> None:
         chunks = requests(server)["uploadChunk"]
         assert chunks >= BIG // (4 * MIB)
         assert chunks <= syncs.total() <= 3 * chunks + 16
+
+
+def test_a_rescan_of_what_has_not_changed(tmp_path: Path) -> None:
+    """A known file costs one system call, its folder twenty: opened step by step, watched, read, asked for once."""
+    folders, files = 100, 1000
+    box = tmp_path / "outbox"
+    for number in range(files):
+        path = box / f"d{number % folders}" / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    daemon = Daemon(tmp_path, "http://127.0.0.1:9", [{"path": str(box)}])
+    tables = open_state(daemon.state)
+    know_tree(tables, "outbox", box)
+    tables.close()
+    with running(daemon):
+        daemon.ctl("rescan", "--wait")  # the one that every start begins has ended
+        with counted(daemon, tmp_path / "calls", "%file,%desc") as calls:
+            daemon.ctl("rescan", "--wait")
+        (found,) = daemon.ctl("status")["folders"]
+        assert found["files"] == files
+        assert daemon.jobs() == []
+    assert calls["inotify_add_watch"] == folders + 1
+    assert files + folders <= calls.total() <= files + 20 * (folders + 1) + 50
