@@ -23,7 +23,7 @@ from chunkyd.files import atomic_write, fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.server.publish import Publisher
 from chunkyd.settings import Delete, Move
-from chunkyd.storage.base import Attributes
+from chunkyd.storage.base import Attributes, NewFile
 from chunkyd.storage.disk import DiskStorage
 from tests.server.test_session import record
 from tests.storage.helpers import publish, upload
@@ -55,6 +55,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
         return wrapped
 
+    def attributes_set(file: Any, *times: Any, **options: Any) -> None:
+        utime(file, *times, **options)
+        if isinstance(file, int):
+            seen.append(("attributes", os.readlink(f"/proc/self/fd/{file}")))
+
+    utime = os.utime
+    monkeypatch.setattr(os, "utime", attributes_set)
     monkeypatch.setattr(os, "fsync", synced(os.fsync))
     monkeypatch.setattr(os, "fdatasync", synced(os.fdatasync))
     monkeypatch.setattr(os, "rename", named(os.rename, "name", 1, "dst_dir_fd"))
@@ -104,6 +111,15 @@ def test_a_publication(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> 
         ("name", str(files / "ann" / "a" / "b")),
         ("sync", str(files / "ann" / "a")),
     )
+
+
+def test_small_files_together(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
+    """Every one is synced, after its attributes; and all have theirs before the first sync, which they then share."""
+    names = [f"{number:032}" for number in range(9)]
+    disk.prepare_all([NewFile(name, b"content", Attributes(modified_ns=1, mode=0o600)) for name in names])
+    paths = sorted(str(tmp_path / "data" / "partial" / name) for name in names)
+    assert sorted(path for what, path in steps[:9] if what == "attributes") == paths
+    assert sorted(path for what, path in steps[9:] if what == "sync") == paths
 
 
 def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:

@@ -5,6 +5,10 @@
     data_dir/files/<user>/…          published
 
 `partial` and `files` are on one file system: publishing is a rename. See `placing` for the steps of it.
+
+Many small files are made together: all are written and have their attributes before write-back begins for any, and all
+are being written back before the first is synced. A file system that writes inodes by the block, and commits what has
+gathered, then does both a few times for all of them, and not once for each.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from chunkyd.checkpoints import reached
 from chunkyd.errors import AlreadyRunning, StateError, StorageFull
 from chunkyd.files import Fingerprint, disk_full_is_storage_full, fingerprint, make_durable_folder
@@ -24,12 +30,22 @@ from chunkyd.storage.names import session_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile, write_all
 from chunkyd.storage.system import allocate, share_content, start_writing_back
 from chunkyd.storage.tree import Published, Tree
+from chunkyd.threads import begun_pool
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = _OPEN | os.O_CREAT | os.O_EXCL
 _FILE_MODE = 0o644  # less the umask; the partials' folder is closed to others
+SYNCERS = 3  # beside the thread that asks: a disk takes several requests at once, and one thread gives it one
 _PROBE = b".probe"
 _PROBE_BYTES = bytes(4096)
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """A new file that is written and has its attributes, still open: closed before its sync, it could lose the news of
+    a failed write."""
+
+    descriptor: int
+    inode: int
 
 
 class DiskStorage:
@@ -62,6 +78,8 @@ class DiskStorage:
                 mend="put both on one: a finished upload is published by a rename",
             )
         self._tree = Tree(files, self._partials)
+        self._syncers = begun_pool(SYNCERS, "sync")
+        self._held.callback(self._syncers.shutdown)
         for name in os.listdir(self._partials):
             if name.startswith("."):
                 os.unlink(name, dir_fd=self._partials)
@@ -151,39 +169,57 @@ class DiskStorage:
     def prepare(self, session_id: str, attributes: Attributes) -> Prepared:
         """See the contract."""
         with _closing(self._descriptor(session_id)) as descriptor:
-            _set(descriptor, attributes)
-            return Prepared(os.fstat(descriptor).st_ino)
+            inode = _set(descriptor, attributes).st_ino
+            _sync(descriptor)
+            return Prepared(inode)
 
     def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
-        """See the contract. All are written before the first is synced, so that the disk is busy meanwhile."""
-        opened = [self._write_new(file) for file in files]
-        return [self._prepare_new(file, made) for file, made in zip(files, opened, strict=True)]
+        """See the contract. Each step is made for all of them before the next: see the module."""
+        made = [self._write_new(file) for file in files]
+        for file, each in zip(files, made, strict=True):
+            if isinstance(each, _Made):
+                start_writing_back(each.descriptor, 0, len(file.content))
+        return self._sync_new(files, made)
 
-    def _write_new(self, file: NewFile) -> int | OSError | StorageFull:
-        """The open descriptor: closed before its sync, it could lose the news of a failed write."""
-        name = session_name(file.session_id)
+    def _write_new(self, file: NewFile) -> _Made | OSError | StorageFull:
+        name, mode = session_name(file.session_id), file.attributes.mode
         try:
             with disk_full_is_storage_full(DISK_FULL_TEXT):
-                descriptor = os.open(name, _CREATE, _FILE_MODE, dir_fd=self._partials)
+                descriptor = os.open(name, _CREATE, _FILE_MODE if mode is None else _mode(mode), dir_fd=self._partials)
         except (OSError, StorageFull) as error:
             return error
         try:
             with disk_full_is_storage_full(DISK_FULL_TEXT):
                 write_all(descriptor, file.content)
+                return _Made(descriptor, _set(descriptor, file.attributes).st_ino)
         except (OSError, StorageFull) as error:
             os.close(descriptor)
             self.discard(file.session_id)
             return error
-        start_writing_back(descriptor, 0, len(file.content))
-        return descriptor
 
-    def _prepare_new(self, file: NewFile, made: int | OSError | StorageFull) -> Prepared | OSError | StorageFull:
-        if not isinstance(made, int):
+    def _sync_new(
+        self, files: Sequence[NewFile], made: Sequence[_Made | OSError | StorageFull]
+    ) -> list[Prepared | OSError | StorageFull]:
+        """Several at once: the caller's own thread is one of those that sync."""
+        outcomes: dict[int, Prepared | OSError | StorageFull] = {}
+
+        def share(first: int) -> None:
+            for number in range(first, len(files), SYNCERS + 1):
+                outcomes[number] = self._prepare_new(files[number], made[number])
+
+        others = [self._syncers.submit(share, first) for first in range(1, min(SYNCERS + 1, len(files)))]
+        share(0)
+        for other in others:
+            other.result()
+        return [outcomes[number] for number in range(len(files))]
+
+    def _prepare_new(self, file: NewFile, made: _Made | OSError | StorageFull) -> Prepared | OSError | StorageFull:
+        if not isinstance(made, _Made):
             return made
         try:
-            with _closing(made):
-                _set(made, file.attributes)
-                return Prepared(os.fstat(made).st_ino)
+            with _closing(made.descriptor):
+                _sync(made.descriptor)
+            return Prepared(made.inode)
         except (OSError, StorageFull) as error:
             self.discard(file.session_id)
             return error
@@ -220,6 +256,7 @@ class DiskStorage:
         with contextlib.closing(file), file.held() as descriptor:
             if not _has(os.fstat(descriptor), attributes):
                 _set(descriptor, attributes)
+                _sync(descriptor)
             return fingerprint(os.fstat(descriptor))
 
     def clone(self, target: Target, session_id: str) -> bool:
@@ -271,22 +308,31 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 def _has(found: os.stat_result, attributes: Attributes) -> bool:
     """Whether there is nothing to set: what a file has, it got from `_set`, durably, or not from us."""
-    same_time = attributes.modified_ns in (None, found.st_mtime_ns)
-    return same_time and (attributes.mode is None or _mode(attributes.mode) == stat.S_IMODE(found.st_mode))
+    return attributes.modified_ns in (None, found.st_mtime_ns) and _has_mode(found, attributes)
+
+
+def _has_mode(found: os.stat_result, attributes: Attributes) -> bool:
+    return attributes.mode is None or _mode(attributes.mode) == stat.S_IMODE(found.st_mode)
 
 
 def _mode(mode: int) -> int:
     return mode & 0o755 | 0o400
 
 
-def _set(descriptor: int, attributes: Attributes) -> None:
-    """Set what is given, then sync bytes and metadata."""
+def _set(descriptor: int, attributes: Attributes) -> os.stat_result:
+    """Set what is given; what it was before."""
     with disk_full_is_storage_full(DISK_FULL_TEXT):
-        if attributes.mode is not None:
+        found = os.fstat(descriptor)
+        if attributes.mode is not None and not _has_mode(found, attributes):
             os.fchmod(descriptor, _mode(attributes.mode))
         if attributes.modified_ns is not None:
-            accessed_ns = os.fstat(descriptor).st_atime_ns
-            os.utime(descriptor, ns=(accessed_ns, attributes.modified_ns))
-        reached("storage.attributes.set")
+            os.utime(descriptor, ns=(found.st_atime_ns, attributes.modified_ns))
+    reached("storage.attributes.set")
+    return found
+
+
+def _sync(descriptor: int) -> None:
+    """Bytes and metadata."""
+    with disk_full_is_storage_full(DISK_FULL_TEXT):
         os.fsync(descriptor)
-        reached("storage.attributes.synced")
+    reached("storage.attributes.synced")
