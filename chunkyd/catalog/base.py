@@ -227,6 +227,10 @@ class FileCatalog(Protocol):
         """Where this user has this version, newest first, by an index."""
         ...
 
+    def known_hashes(self, user: str, hashes: Sequence[str]) -> set[str]:
+        """Those of which this user has a version; one question for many that he mostly does not have."""
+        ...
+
     def put_file(self, file: FileRecord) -> None:
         """Record it; records in its way are removed: at the path itself, below it, and at any parent of it."""
         ...

@@ -8,11 +8,12 @@ A commit is on the disk when it returns (synchronous=FULL).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -26,6 +27,7 @@ Row = tuple[Any, ...]
 
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "cache_size": -1024, "journal_size_limit": 1 << 26}
 _TIMEOUT_SECONDS = 30
+_VALUES = 500  # in one statement, beside a few others: older SQLites take 999
 
 
 class Taken(Exception):
@@ -112,7 +114,7 @@ class CatalogDatabase:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except peewee.IntegrityError as error:
+        except (peewee.IntegrityError, sqlite3.IntegrityError) as error:
             raise Taken(str(error)) from error
         except (peewee.PeeweeException, sqlite3.Error) as error:
             meaning = _MEANINGS.get(primary_code(error) or 0)
@@ -135,6 +137,22 @@ class CatalogDatabase:
         """How many rows a statement inside `writing` changed; Taken where one must be unique and is not."""
         with self._translated():
             return self._execute(statement, parameters).rowcount
+
+    def change_many(self, statement: str, rows: Sequence[Row]) -> None:
+        """`change` for each of many rows of parameters, past what peewee does for each statement."""
+        with self._translated():
+            connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
+            connection.executemany(statement, rows)
+
+    def rows_of(self, statement: str, wanted: Sequence[Row], *parameters: object) -> list[Row]:
+        """`rows` for any number of tuples of values: they stand for the `{}` in the statement, some at a time."""
+        found: list[Row] = []
+        width = len(wanted[0]) if wanted else 1
+        for first in range(0, len(wanted), _VALUES // width):
+            some = wanted[first : first + _VALUES // width]
+            marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
+            found += self.rows(statement.format(marks), *parameters, *itertools.chain.from_iterable(some))
+        return found
 
     def _execute(self, statement: str, parameters: Row) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = self._database.execute_sql(statement, parameters)  # type: ignore[no-untyped-call]

@@ -225,6 +225,11 @@ class _MemoryFiles(_Locked):
         found.sort(key=lambda record: record.sequence, reverse=True)
         return found[:limit]
 
+    def known_hashes(self, user: str, hashes: Sequence[str]) -> set[str]:
+        """See the contract."""
+        with self._lock:
+            return {record.file_hash for record in self._files.values() if record.user == user} & set(hashes)
+
     def put_file(self, file: FileRecord) -> None:
         """See the contract."""
         with self._lock:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from chunkyd.catalog.base import ACTIVE_STATES, FileRecord, SessionRecord, SessionState, StoredRange, TooLate, Wish
 from chunkyd.catalog.database import CatalogDatabase, Row, Taken
 from chunkyd.catalog.schema import ACTIVE
-from chunkyd.catalog.sql_files import put
+from chunkyd.catalog.sql_files import put, put_all
 from chunkyd.protocol.ranges import Range, RangeSet
 
 PAGE = 500
@@ -33,6 +33,9 @@ _WISH = (
     "INSERT INTO wish VALUES (?, ?, ?)"
     " ON CONFLICT (subject) DO UPDATE SET number = excluded.number, expires_at = excluded.expires_at"
 )
+_WISHED = "SELECT subject, number FROM wish WHERE subject IN ({})"
+_SEQUENCES = "SELECT session_id, sequence FROM session WHERE session_id IN ({})"
+_ACTIVE_SEQUENCES = f"SELECT session_id, sequence FROM session WHERE {ACTIVE} AND session_id IN ({{}})"
 _STORED_BEFORE = "SELECT start, stop FROM stored WHERE sequence = ? AND start <= ? ORDER BY start DESC LIMIT 1"
 _STORED_WITHIN = "SELECT max(stop) FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
 _FORGET_WITHIN = "DELETE FROM stored WHERE sequence = ? AND start BETWEEN ? AND ?"
@@ -72,9 +75,23 @@ class SqlSessions:
         with self._database.writing():
             if key is not None:
                 self._wish(key, None, until)
-            for wish in wishes:
-                self._wish(wish.subject, wish.order, until)
-            return [self._add(record) for record in records]
+            self._wish_all(wishes, until)
+            try:
+                self._database.change_many(_INSERT, list(map(_row, records)))
+            except Taken as error:
+                raise ValueError("this session ID is taken") from error
+            names = [(record.session_id,) for record in records]
+            sequences: dict[str, int] = dict(self._database.rows_of(_SEQUENCES, names))
+        return [replace(record, sequence=sequences[record.session_id]) for record in records]
+
+    def _wish_all(self, wishes: Sequence[Wish], until: float) -> None:
+        known: dict[bytes, int | None] = dict(self._database.rows_of(_WISHED, [(wish.subject,) for wish in wishes]))
+        for wish in wishes:
+            number = known.get(wish.subject, -1)
+            if number is None or number > wish.order:
+                raise TooLate
+            known[wish.subject] = wish.order
+        self._database.change_many(_WISH, [(wish.subject, wish.order, until) for wish in wishes])
 
     def _wish(self, subject: bytes, order: int | None, until: float) -> None:
         self._check_late(subject, order or 0)
@@ -203,12 +220,12 @@ class SqlSessions:
     def complete_all(self, published: Sequence[tuple[str, FileRecord]]) -> None:
         """See the contract."""
         with self._database.writing():
-            for session_id, file in published:
-                row = self._database.row(f"SELECT sequence FROM session WHERE session_id = ? AND {ACTIVE}", session_id)
-                if row is not None:
-                    put(self._database, file)
-                    self._forget_ranges(session_id)
-                    self._database.change("DELETE FROM session WHERE sequence = ?", row[0])
+            names = [(session_id,) for session_id, _ in published]
+            active: dict[str, int] = dict(self._database.rows_of(_ACTIVE_SEQUENCES, names))
+            put_all(self._database, [file for session_id, file in published if session_id in active])
+            ended = [(sequence,) for sequence in active.values()]
+            self._database.change_many("DELETE FROM stored WHERE sequence = ?", ended)
+            self._database.change_many("DELETE FROM session WHERE sequence = ?", ended)
 
     def end(self, session_id: str) -> None:
         """See the contract."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import calendar
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
+_EPOCH = datetime(1970, 1, 1)  # without a zone: all here is UTC
 _NANOSECONDS = 1_000_000_000
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01: what RFC 3339 and datetime can say
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59
@@ -19,9 +19,9 @@ def format_time(nanoseconds: int) -> str | None:
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
     if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
         return None
-    moment = datetime.fromtimestamp(seconds, UTC)
+    moment = (_EPOCH + timedelta(seconds=seconds)).isoformat()
     tail = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}".rjust(19, "0") + tail + "Z"
+    return f"{moment}{tail}Z"
 
 
 def parse_time(text: str) -> int:
@@ -29,10 +29,10 @@ def parse_time(text: str) -> int:
     match = _TIME.fullmatch(text)
     if match is None:
         raise ValueError(f"{text[:40]!r} is not an RFC 3339 time")
-    year, month, day, hour, minute, second = (int(match.group(i)) for i in range(1, 7))
+    year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
     leap = second == 60  # RFC 3339 allows the leap second; POSIX time has none
     try:
-        moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
+        since = datetime(year, month, day, hour, minute, second - leap) - _EPOCH
     except ValueError as error:
         raise ValueError(f"{text[:40]!r} is not an RFC 3339 time") from error
     offset = 0
@@ -42,4 +42,4 @@ def parse_time(text: str) -> int:
             raise ValueError(f"{text[:40]!r} is not an RFC 3339 time")
         offset = (hours * 3600 + minutes * 60) * (1 if match.group(8) == "+" else -1)
     fraction = int((match.group(7) or "0")[:9].ljust(9, "0"))
-    return (calendar.timegm(moment.timetuple()) + leap - offset) * _NANOSECONDS + fraction
+    return (since.days * 86_400 + since.seconds + leap - offset) * _NANOSECONDS + fraction

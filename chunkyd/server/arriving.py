@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from msgspec.structs import replace
 
@@ -85,10 +86,14 @@ class Arriving:
         data = b"".join(self._gathered)
         self._gathered.clear()
         try:
-            for entry in self._parser.feed(data):
-                self._arrive(entry)
+            entries = list(self._parser.feed(data))
         except ValueError as error:
             raise problem("malformed-request", f"This is no batch: {error}.") from error
+        begun = [(file, entry.content) for entry in entries if (file := self._begin(entry)).outcome is None]
+        hashes = [file.record.file_hash for file, _ in begun if file.record is not None]
+        known = self._publisher.known_hashes(self._user, hashes)
+        for file, content in begun:
+            self._look_up(file, content, known)
         self._prepare()
 
     def finish(self) -> None:
@@ -107,13 +112,15 @@ class Arriving:
             if file.record is not None:
                 self._storage.discard(file.record.session_id)
 
-    def _arrive(self, entry: Entry) -> None:
+    def _begin(self, entry: Entry) -> BatchFile:
+        """What can be said of it by itself."""
         file = BatchFile()
         self.files.append(file)
         try:
             self._judge(file, _initiate(entry), entry.content)
         except Problem as error:
             file.refuse(error)
+        return file
 
     def _judge(self, file: BatchFile, request: Initiate, content: memoryview) -> None:
         judge(request, self._limits)
@@ -128,18 +135,22 @@ class Arriving:
         file.offered = bool(record.total_bytes) and not content
         if not file.offered and hashlib.sha256(content).hexdigest() != record.file_hash:
             raise problem("digest-mismatch", "")
-        kept = self._publisher.kept_versions(record)
+        file.record = record
+
+    def _look_up(self, file: BatchFile, content: memoryview, known: AbstractSet[str]) -> None:
+        """Where its bytes come from, if not from somewhere here."""
+        record = file.record
+        assert record is not None
+        kept = self._publisher.kept_versions(record) if record.file_hash in known else []
         if kept and kept[0].path == record.target:
             file.renews = file.known = True
-            file.record = record
             return
         if file.offered:
             found = self._publisher.read_kept(kept[0]) if kept else None
             if found is None:
-                file.outcome = Outcome("wanted")
+                file.record, file.outcome = None, Outcome("wanted")
                 return
             content, file.known = memoryview(found), True
-        file.record = record
         self._new.append((file, NewFile(record.session_id, content, Attributes(record.modified_ns, record.mode))))
 
     def _prepare(self) -> None:

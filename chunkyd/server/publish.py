@@ -169,6 +169,10 @@ class Publisher:
             versions.insert(0, here)
         return [file for file in versions if self._is_as_recorded(file)]
 
+    def known_hashes(self, user: str, hashes: Sequence[str]) -> set[str]:
+        """Those of which the user may have a version: of any other `kept_versions` finds none."""
+        return self._catalog.known_hashes(user, hashes)
+
     def renew(self, record: SessionRecord) -> bool:
         """The version stands at the very path already: only its attributes change (client's rule 8).
 

@@ -304,6 +304,33 @@ class GroupContract:
         assert [catalog.session(name) for name in names] == [None] * 3
         assert catalog.usage("ann") == 2000
 
+    def test_many_completed_are_as_if_one_by_one(self, catalog: Catalog) -> None:
+        """Hundreds at once: the same user's files at their paths, above and below them give way; all is counted."""
+        deep = b"/".join([b"deep"] * 40)
+        for path in (b"at", b"above", b"below/a/b", b"near.", b"near0", deep):
+            catalog.put_file(file(path, size=1))
+        catalog.put_file(file(b"at", user="bob", size=1))
+        paths = [b"at", b"above/x", b"below", b"near", deep + b"/x", *(b"n/%d" % number for number in range(250))]
+        sessions = catalog.add_sessions([session(f"s{number}") for number in range(len(paths))])
+        catalog.complete_all(
+            [
+                (added.session_id, file(path, size=10, sequence=added.sequence))
+                for added, path in zip(sessions, paths, strict=True)
+            ]
+        )
+        assert [record.path for record in catalog.files("ann")] == sorted([*paths, b"near.", b"near0"])
+        assert catalog.usage("ann") == 10 * len(paths) + 2
+        assert [record.path for record in catalog.files("bob")] == [b"at"]
+        assert catalog.usage("bob") == 1
+
+    def test_many_completed_of_two_users(self, catalog: Catalog) -> None:
+        """Each has his own bytes, and nobody's path is in the way of another's."""
+        users = ["ann", "bob"]
+        catalog.add_sessions([session(user, user=user) for user in users])
+        catalog.complete_all([("ann", file(b"a/x", user="ann", size=3)), ("bob", file(b"a", user="bob", size=4))])
+        assert [(record.user, record.path) for record in catalog.files()] == [("ann", b"a/x"), ("bob", b"a")]
+        assert [catalog.usage(user) for user in users] == [3, 4]
+
     def test_a_session_that_ended_leaves_no_file(self, catalog: Catalog) -> None:
         """Unknown, expired and dead sessions publish nothing, and stay as they are."""
         catalog.add_sessions([session("expired"), session("dead"), session("good")])
@@ -406,6 +433,14 @@ class FileContract:
         deep = b"/".join([b"d"] * 2048)
         catalog.put_file(file(b"d", sequence=6))
         assert catalog.newest_sequence_in_the_way(Target("ann", deep)) == 6
+
+    def test_known_hashes(self, catalog: Catalog) -> None:
+        """Those that stand in a record of this user, of any number that is asked for."""
+        catalog.put_file(file(b"a", file_hash="1" * 64))
+        catalog.put_file(file(b"b", file_hash="2" * 64, user="bob"))
+        asked = [f"{number:064}" for number in range(1200)]
+        assert catalog.known_hashes("ann", [*asked, "1" * 64, "2" * 64]) == {"1" * 64}
+        assert catalog.known_hashes("ann", []) == set()
 
     def test_versions(self, catalog: Catalog) -> None:
         """Where a user has a version: newest first, no more than asked, never another user's, size or hash."""

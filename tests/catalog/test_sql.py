@@ -52,9 +52,11 @@ def use_everything(catalog: Catalog) -> None:
     catalog.end("two")
     catalog.forget("two")
     catalog.add_sessions([session("three")], wishes=[Wish(b"w", 1)], key=b"g", until=600.0)
+    catalog.complete_all([("three", file(b"b/y"))])
     catalog.purge_wishes(900.0, 10)
     catalog.file(Target("ann", b"a/x"))
     catalog.versions("ann", HASH, 1000)
+    catalog.known_hashes("ann", [HASH, "0" * 64])
     catalog.newest_sequence_in_the_way(Target("ann", b"a/x"))
     list(catalog.files())
     list(catalog.files("ann"))
@@ -79,11 +81,13 @@ class TestPlans:
         statements = {record.msg[0]: record.msg[1] for record in caplog.records if record.name == "peewee"}
         asked = {text: given for text, given in statements.items() if text.startswith(("SELECT", "UPDATE", "DELETE"))}
         assert len(asked) > 20
+        given_rows = ("CONSTANT ROW", "CONSTANT ROWS", "SCAN wanted")  # what is asked for stands in the question
         small = ("FROM user ", "FROM token ORDER", "UPDATE probe")  # a handful of rows, all of them wanted
         with contextlib.closing(sqlite3.connect(path)) as connection:
             for statement, given in asked.items():
                 plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
                 slow = [step for step in plan if step.startswith("SCAN") or "TEMP B-TREE" in step]
+                slow = [step for step in slow if not step.endswith(given_rows)]
                 assert not slow or any(part in statement for part in small), (statement, plan)
 
     def test_usage_reads_its_index_alone(self, sql: SqlCatalog, path: Path) -> None:
