@@ -22,6 +22,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY_PREFIX = ".chunkyd-"
 _WIDE_BYTES = 16
 _INTEGERS = {int}
+_SHORT = 4000  # bytes of a path that a system call takes for sure
 _ROOM_BYTES = 1 << 17  # SQLite asks for no more at once, its shared memory included
 Column = int | bytes
 
@@ -134,6 +135,8 @@ def folder_below(root: bytes, folder: bytes) -> Iterator[int]:
 def open_below(root: bytes, path: bytes, flags: int) -> int:
     """Open a file below a root; no link below the root is followed."""
     folder, name = os.path.split(path)
+    if not folder and len(root) + len(name) < _SHORT:
+        return os.open(os.path.join(root, name), flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     with folder_below(root, folder) as descriptor:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
 
@@ -141,6 +144,8 @@ def open_below(root: bytes, path: bytes, flags: int) -> int:
 def lstat_below(root: bytes, path: bytes) -> os.stat_result:
     """What stands at a path below a root; no link below the root is followed."""
     folder, name = os.path.split(path)
+    if not folder and len(root) + len(name) < _SHORT:
+        return os.lstat(os.path.join(root, name))
     with folder_below(root, folder) as descriptor:
         return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 

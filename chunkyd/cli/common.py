@@ -124,6 +124,8 @@ def say(text: str) -> None:
 
 def visible(text: str) -> str:
     """Text that can be shown: control characters, from a file's name for one, never reach the terminal."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

@@ -63,6 +63,11 @@ def encode_entry(header: bytes, content_bytes: int) -> bytes:
     return _LENGTHS.pack(len(header), content_bytes) + header
 
 
+def entry_bytes(header: bytes, content_bytes: int) -> int:
+    """The length of an entry."""
+    return _LENGTHS.size + len(header) + content_bytes
+
+
 class EntryParser:
     """Takes a body bit by bit and gives its entries; ValueError where it is none, and then nothing of it counts."""
 

@@ -53,11 +53,11 @@ class Delivery:
         alone: Callable[[Found], bool] = lambda file: False,
         origin: Callable[[Fingerprint], Origin] | None = None,
     ) -> None:
-        small = [file for file in files if together and together.takes(file.size) and not alone(file)]
-        small = small if len(small) > 1 else []
-        chosen = set(small)
-        self._small = deque(small)
-        self._waiting = deque(file for file in files if file not in chosen)
+        small: deque[Found] = deque()
+        waiting: deque[Found] = deque()
+        for file in files:
+            (small if together and together.takes(file.size) and not alone(file) else waiting).append(file)
+        self._small, self._waiting = (small, waiting) if len(small) > 1 else (deque(), deque(files))
         self._together = together
         self._origin = origin
         self._make = make

@@ -8,6 +8,7 @@ so nothing here tries again. Whether the bytes are needed is asked first as long
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import msgspec
 
 from chunkyd.errors import ChunkyError, Interrupted, NotChunky, SourceError
 from chunkyd.files import Fingerprint, fingerprint, lstat_below
-from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry
+from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry, entry_bytes
 from chunkyd.protocol.messages import Initiate, encode_initiate
 from chunkyd.upload.body import Body
 from chunkyd.upload.connection import Switch
@@ -144,7 +145,7 @@ class Together:
             if switch.pulled:
                 raise Interrupted("stopped on request")
 
-        content = b"".join(_entry(packed, offered=offered) for _, packed in some)
+        content = _body([packed for _, packed in some], offered=offered)
         digest = int(google_crc32c.value(content)).to_bytes(4, "big")
         body = Body(_Bytes(content), (0, len(content)), self._limiter, proceed, _ignore)
         began = time.monotonic()
@@ -212,7 +213,7 @@ def _portions(packed: Sequence[tuple[int, _Packed]], most: int) -> Iterator[list
     some: list[tuple[int, _Packed]] = []
     length = 0
     for index, each in packed:
-        size = len(_entry(each, offered=True)) + len(each.content)
+        size = entry_bytes(each.header, len(each.content))
         if size > most:
             continue
         if some and length + size > most:
@@ -224,10 +225,12 @@ def _portions(packed: Sequence[tuple[int, _Packed]], most: int) -> Iterator[list
         yield some
 
 
-def _entry(packed: _Packed, *, offered: bool) -> bytes:
+def _body(packed: Sequence[_Packed], *, offered: bool) -> bytes:
+    """One behind the other, each content copied once."""
     if offered:
-        return encode_entry(packed.header, 0)
-    return encode_entry(packed.header, len(packed.content)) + packed.content
+        return b"".join([encode_entry(each.header, 0) for each in packed])
+    pairs = [(encode_entry(each.header, len(each.content)), each.content) for each in packed]
+    return b"".join(itertools.chain.from_iterable(pairs))
 
 
 def _result(packed: _Packed, outcome: Outcome, bytes_sent: int) -> Result:
