@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -53,12 +53,21 @@ def many(folder: Path) -> Path:
     return folder
 
 
+SYNCS = ("fsync", "fdatasync")
+ABOUT_FILES = (
+    *SYNCS,
+    *("openat", "close", "fstat", "newfstatat", "pread64", "pwrite64", "pwritev", "pwritev2", "sync_file_range"),
+    *("fchmod", "utimensat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "link", "linkat", "fcntl"),
+)
+
+
 @contextlib.contextmanager
-def counted(program: Program, log: Path, calls: str = "fsync,fdatasync") -> Iterator[Counter[str]]:
+def counted(program: Program, log: Path, calls: Sequence[str] = SYNCS) -> Iterator[Counter[str]]:
     """How often the program made these system calls meanwhile, by name; filled in at the end."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    command = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-p", str(program.pid), "-o", str(log)]
+    traced = ",".join(f"?{call}" for call in calls)  # not every machine has each of them
+    command = ["strace", "-f", "-qq", "-e", f"trace={traced}", "-p", str(program.pid), "-o", str(log)]
     found: Counter[str] = Counter()
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -85,9 +94,11 @@ def test_a_big_file(tmp_path: Path) -> None:
     file = tmp_path / "big"
     file.write_bytes(os.urandom(BIG))
     with running(server):
-        upload(server, tmp_path, file)
+        with counted(server, tmp_path / "calls", ("recvfrom",)) as calls:
+            upload(server, tmp_path, file)
         asked = requests(server)
         assert bytes_stored(server) == BIG
+        print(calls)
         assert asked["initiateUploadSession"] == asked["endUpload"] == 1
         assert asked["uploadChunk"] <= 12  # chunks begin small and grow
         assert asked.total() <= 16
@@ -97,15 +108,18 @@ def test_a_big_file(tmp_path: Path) -> None:
 
 
 def test_many_small_files(tmp_path: Path) -> None:
-    """A thousand go in few requests, and few syncs beyond the one each of them needs; again: headers alone."""
+    """A thousand: few requests, few syncs beyond the one each needs, few calls to the kernel; again: headers alone."""
     server = Server(tmp_path)
     folder = many(tmp_path / "many")
     with running(server):
-        with counted(server, tmp_path / "syncs") as syncs:
+        with counted(server, tmp_path / "calls", ABOUT_FILES) as calls:
             upload(server, tmp_path, "-r", folder)
         asked = requests(server)
         assert asked.total() <= 8
-        assert MANY <= syncs.total() <= 1.2 * MANY + 100  # its bytes; folders and commits are shared
+        syncs = calls["fsync"] + calls["fdatasync"]
+        assert MANY <= syncs <= 1.2 * MANY + 100  # its bytes; folders and commits are shared
+        assert calls["openat"] <= 2.1 * MANY + 100  # to write it, and to see it get its name
+        assert calls.total() <= 16 * MANY  # 13 are each file's own
         upload(server, tmp_path, "-r", folder)
         assert requests(server).total() - asked.total() <= 6
         assert requests(server)["initiateUploadSession"] == 0
@@ -150,7 +164,7 @@ def test_a_rescan_of_what_has_not_changed(tmp_path: Path) -> None:
     tables.close()
     with running(daemon):
         daemon.ctl("rescan", "--wait")  # the one that every start begins has ended
-        with counted(daemon, tmp_path / "calls", "%file,%desc") as calls:
+        with counted(daemon, tmp_path / "calls", ("%file", "%desc")) as calls:
             daemon.ctl("rescan", "--wait")
         (found,) = daemon.ctl("status")["folders"]
         assert found["files"] == files

@@ -168,7 +168,7 @@ class DiskStorage:
 
     def prepare(self, session_id: str, attributes: Attributes) -> Prepared:
         """See the contract."""
-        with _closing(self._descriptor(session_id)) as descriptor:
+        with _closing(self._descriptor(session_id)) as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
             inode = _set(descriptor, attributes).st_ino
             _sync(descriptor)
             return Prepared(inode)
@@ -183,18 +183,16 @@ class DiskStorage:
 
     def _write_new(self, file: NewFile) -> _Made | OSError | StorageFull:
         name, mode = session_name(file.session_id), file.attributes.mode
+        descriptor = None
         try:
             with disk_full_is_storage_full(DISK_FULL_TEXT):
                 descriptor = os.open(name, _CREATE, _FILE_MODE if mode is None else _mode(mode), dir_fd=self._partials)
-        except (OSError, StorageFull) as error:
-            return error
-        try:
-            with disk_full_is_storage_full(DISK_FULL_TEXT):
                 write_all(descriptor, file.content)
                 return _Made(descriptor, _set(descriptor, file.attributes).st_ino)
         except (OSError, StorageFull) as error:
-            os.close(descriptor)
-            self.discard(file.session_id)
+            if descriptor is not None:
+                os.close(descriptor)
+                self.discard(file.session_id)
             return error
 
     def _sync_new(
@@ -217,8 +215,11 @@ class DiskStorage:
         if not isinstance(made, _Made):
             return made
         try:
-            with _closing(made.descriptor):
-                _sync(made.descriptor)
+            with disk_full_is_storage_full(DISK_FULL_TEXT):
+                try:
+                    _sync(made.descriptor)
+                finally:
+                    os.close(made.descriptor)
             return Prepared(made.inode)
         except (OSError, StorageFull) as error:
             self.discard(file.session_id)
@@ -253,7 +254,7 @@ class DiskStorage:
         file = self._tree.open(target)
         if file is None:
             return None
-        with contextlib.closing(file), file.held() as descriptor:
+        with contextlib.closing(file), file.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
             if not _has(os.fstat(descriptor), attributes):
                 _set(descriptor, attributes)
                 _sync(descriptor)
@@ -321,18 +322,16 @@ def _mode(mode: int) -> int:
 
 def _set(descriptor: int, attributes: Attributes) -> os.stat_result:
     """Set what is given; what it was before."""
-    with disk_full_is_storage_full(DISK_FULL_TEXT):
-        found = os.fstat(descriptor)
-        if attributes.mode is not None and not _has_mode(found, attributes):
-            os.fchmod(descriptor, _mode(attributes.mode))
-        if attributes.modified_ns is not None:
-            os.utime(descriptor, ns=(found.st_atime_ns, attributes.modified_ns))
+    found = os.fstat(descriptor)
+    if attributes.mode is not None and not _has_mode(found, attributes):
+        os.fchmod(descriptor, _mode(attributes.mode))
+    if attributes.modified_ns is not None:
+        os.utime(descriptor, ns=(found.st_atime_ns, attributes.modified_ns))
     reached("storage.attributes.set")
     return found
 
 
 def _sync(descriptor: int) -> None:
     """Bytes and metadata."""
-    with disk_full_is_storage_full(DISK_FULL_TEXT):
-        os.fsync(descriptor)
+    os.fsync(descriptor)
     reached("storage.attributes.synced")
