@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -171,3 +172,27 @@ def test_a_rescan_of_what_has_not_changed(tmp_path: Path) -> None:
         assert daemon.jobs() == []
     assert calls["inotify_add_watch"] == folders + 1
     assert files + folders <= calls.total() <= files + 20 * (folders + 1) + 50
+
+
+def wakes(pid: int) -> Counter[str]:
+    """How often each thread has gone to sleep so far: once for each time it was awake."""
+    return Counter(
+        {
+            task.name: int(re.findall(r"^voluntary_ctxt_switches:\t(\d+)", (task / "status").read_text(), re.M)[0])
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        }
+    )
+
+
+def test_a_daemon_that_has_nothing_to_do(tmp_path: Path) -> None:
+    """Its root is looked at every two seconds, and once in a while the dispatcher looks up; all others sleep on."""
+    box = tmp_path / "outbox"
+    box.mkdir()
+    daemon = Daemon(tmp_path, "http://127.0.0.1:9", [{"path": str(box), "settle": "10ms"}])
+    with running(daemon):
+        wait_until("all is scanned", lambda: daemon.ctl("status")["folders"][0]["state"] == "ok", 20, daemon.text)
+        start, before = time.monotonic(), wakes(daemon.pid)
+        wait_until("the root is looked at", lambda: max((wakes(daemon.pid) - before).values(), default=0) >= 5, 60)
+        assert time.monotonic() - start > 5.9  # whatever ticks faster is awake five times sooner
+        often = [count for count in (wakes(daemon.pid) - before).values() if count > 2]
+        assert len(often) == 1  # the one that looks; after the question above some others had to lie down again

@@ -119,7 +119,7 @@ class _Server(wsgi.Server):
 
     ConnectionClass = _Connection
     keep_alive_conn_limit = 0
-    expiration_interval = 1.0  # with no connection kept nothing expires: it is only how soon `stop` is noticed
+    expiration_interval = 86_400.0  # with no connection kept nothing expires, and `stop` waits for no tick
     max_request_header_size = _LARGEST_HEAD
 
     def __init__(self, listener: Listener, app: ControlApp, clock: Clock) -> None:
@@ -143,6 +143,13 @@ class _Server(wsgi.Server):
     def bind_unix_socket(self, bind_addr: str) -> None:
         """Take the listener's: cheroot's own would be open to all for a moment."""
         self.socket = self._bound
+
+    def stop(self) -> None:
+        """Wakes the thread that waits for connections, which would sleep on: it finds that there is none to accept."""
+        with contextlib.suppress(OSError):  # stopped before
+            self._bound.setblocking(False)
+            self._bound.shutdown(socket.SHUT_RDWR)
+        super().stop()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Peers that break off are no news."""
