@@ -11,7 +11,6 @@ library never does. What is about to happen is told on stderr first: nobody is t
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ from collections.abc import Mapping
 from chunkyd.errors import ConfigError
 
 VARIABLE = "CHUNKYD_CHECKPOINT"
-_ARMING = re.compile(r"(?P<name>[a-z.-]+)(?::(?P<arrival>[1-9][0-9]{0,8}))?(?:=(?P<action>kill|stop))?", re.ASCII)
+_ARMING = r"(?P<name>[a-z.-]+)(?::(?P<arrival>[1-9][0-9]{0,8}))?(?:=(?P<action>kill|stop))?"
 _ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _DONE = {"kill": "killed", "stop": "stopped"}
 
@@ -236,12 +235,14 @@ def arm(environ: Mapping[str, str]) -> None:
 
 
 def _parsed(each: str) -> tuple[str, int, str]:
-    found = _ARMING.fullmatch(each)
+    found = re.fullmatch(_ARMING, each, re.ASCII)
     if found is None:
         what = f"{VARIABLE}: {each!r} is no checkpoint"
         raise ConfigError(what, mend="Write it as name, name:3 or name:3=stop; several with commas between them")
     name = found["name"]
     if name not in CHECKPOINTS:
+        import difflib  # for mistakes alone
+
         near = difflib.get_close_matches(name, CHECKPOINTS, 1)
         mend = f"Did you mean {near[0]}?" if near else "chunkyd/checkpoints.py lists all there are"
         raise ConfigError(f"{VARIABLE}: there is no checkpoint {name}", mend=mend)

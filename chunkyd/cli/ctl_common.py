@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,10 @@ from chunkyd.cli.common import Options, say, visible
 from chunkyd.control.base import Outcome, Selection
 from chunkyd.control.client import ControlClient
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, ChunkyError, ConfigError
-from chunkyd.settings import DaemonSettings, default_socket, find_config, load_control, load_daemon
+from chunkyd.settings import default_socket, find_config, load_control
+
+if TYPE_CHECKING:
+    from chunkyd.settings import DaemonSettings
 
 UNIT_CONFIGS = "/etc/chunkyd"
 UNIT_FOLDERS = {"RUNTIME_DIRECTORY": "/run/chunkyd", "STATE_DIRECTORY": "/var/lib/chunkyd"}
@@ -28,6 +32,8 @@ pass_options = click.make_pass_decorator(CtlOptions)
 
 def settings(options: CtlOptions) -> DaemonSettings:
     """The settings of the daemon that is meant; a unit's own folders count as they do for the unit."""
+    from chunkyd.settings import load_daemon
+
     path = find_config("daemon", options.config, os.environ)
     return load_daemon(path, unit_environ(path, os.environ))
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
-from click.shell_completion import CompletionItem
 
 from chunkyd.cli.ctl_common import CtlOptions, client
 from chunkyd.control.client import ControlClient
 from chunkyd.errors import ChunkyError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 
 def complete_job(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Numbers of unfinished and failed jobs, with their files."""
+    from click.shell_completion import CompletionItem
+
     try:
         jobs = _client(context).jobs().jobs
     except ChunkyError:
@@ -21,6 +27,8 @@ def complete_job(context: click.Context, parameter: click.Parameter, incomplete:
 
 def complete_folder(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the watched folders."""
+    from click.shell_completion import CompletionItem
+
     try:
         folders = _client(context).status().folders
     except ChunkyError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from humanize import naturalsize
-
 from chunkyd.cli.common import visible
 from chunkyd.control.base import JobView
 
@@ -37,6 +35,8 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def size(count: int) -> str:
     """Bytes for people."""
+    from humanize import naturalsize  # not for --json, nor for nothing
+
     return naturalsize(count, binary=True, format="%.1f")
 
 

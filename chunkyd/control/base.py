@@ -6,16 +6,19 @@ through `name_of`, whatever its bytes are. A member that does not apply is null 
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import msgspec
 
+from chunkyd.errors import ConfigError
 from chunkyd.protocol.paths import encode_path, readable
 
 CONTROL_VERSION = "1"
 VERSION_HEADER = "Chunkyd-Control-Version"
 PROBLEM_TYPE = "application/problem+json"
 STREAM_TYPE = "application/x-ndjson"
+LONGEST_PATH = 107  # bytes of a socket's; sun_path holds one more for the NUL
 LARGEST_BODY = 65536
 LARGEST_PAGE = 10_000
 USUAL_PAGE = 1000
@@ -259,3 +262,11 @@ class Backend(Protocol):
 def name_of(path: bytes) -> tuple[str, str | None]:
     r"""`path` and `path_bytes` of a message: the readable name (`\xNN` for bytes that are not UTF-8), and base64."""
     return readable(path), encode_path(path)[1]
+
+
+def check_length(path: str) -> None:
+    """ConfigError where the path is longer than a socket's may be."""
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH:
+        what = f"control.socket: {path} has {length} bytes, and a socket's path at most {LONGEST_PATH}"
+        raise ConfigError(what, mend="Name a shorter one, like /run/chunkyd/control.sock")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import TypeVar
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -28,9 +27,9 @@ from chunkyd.control.base import (
     Selection,
     StatusView,
     Trouble,
+    check_length,
 )
 from chunkyd.control.exchange import NoHttp, Response, ask
-from chunkyd.control.listener import check_length
 from chunkyd.errors import ChunkyError, ConfigError, EnvironmentFailure, Unreachable, UsageError, UserError
 from chunkyd.protocol.documents import decode
 
@@ -177,5 +176,13 @@ def _read(body: bytes, kind: type[Kind]) -> Kind:
 
 def _target(route: str, **members: str | int | None) -> str:
     """A route with a query of those members that are given."""
-    query = urlencode({name: value for name, value in members.items() if value is not None}, errors="surrogateescape")
+    query = "&".join(f"{name}={_quoted(value)}" for name, value in members.items() if value is not None)
     return f"{route}?{query}" if query else route
+
+
+def _quoted(value: str | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    from urllib.parse import quote_plus  # not for numbers, which is all that most commands ask with
+
+    return quote_plus(value, errors="surrogateescape")

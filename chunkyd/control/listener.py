@@ -13,9 +13,9 @@ import socket
 import stat
 
 from chunkyd.control.access import group_id
+from chunkyd.control.base import check_length
 from chunkyd.errors import AlreadyRunning, ConfigError, StateError
 
-LONGEST_PATH = 107  # bytes; sun_path holds one more for the NUL
 _PATIENCE = 2.0  # seconds for a living daemon to take a connection
 
 
@@ -94,14 +94,6 @@ class Listener:
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(self.path)
-
-
-def check_length(path: str) -> None:
-    """ConfigError where the path is longer than a socket's may be."""
-    length = len(os.fsencode(path))
-    if length > LONGEST_PATH:
-        what = f"control.socket: {path} has {length} bytes, and a socket's path at most {LONGEST_PATH}"
-        raise ConfigError(what, mend="Name a shorter one, like /run/chunkyd/control.sock")
 
 
 def _is_alive(path: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import msgspec
 
 MAX_PATH_BYTES = 4096
@@ -38,11 +36,15 @@ def encode_path(path: bytes) -> tuple[str | None, str | None]:
     try:
         return path.decode("utf-8"), None
     except UnicodeDecodeError:
+        import base64  # for rare names: a command of chunkyctl does without
+
         return None, base64.b64encode(path).decode("ascii")
 
 
 def decode_path_bytes(text: str) -> bytes:
     """The bytes behind `pathBytes`; ValueError where it is not base64."""
+    import base64
+
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii.Error is one; text that is not ASCII raises a plain one

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from chunkyd.settings.control import read_control
 from chunkyd.settings.document import overlay, read_document
 from chunkyd.settings.patterns import compiled
-from chunkyd.settings.places import DAEMON, default_socket, default_state_dir, is_inside, path_reader
+from chunkyd.settings.places import DAEMON, default_state_dir, is_inside, path_reader
 from chunkyd.settings.reader import (
     Entry,
     at_least,
@@ -23,7 +24,6 @@ from chunkyd.settings.reader import (
     whole_number,
 )
 from chunkyd.settings.shapes import (
-    Control,
     DaemonSettings,
     Delete,
     Folder,
@@ -35,12 +35,11 @@ from chunkyd.settings.shapes import (
     Uploads,
 )
 from chunkyd.settings.timetable import parse_timetable
-from chunkyd.settings.units import parse_duration, parse_size, shown
-from chunkyd.settings.values import Value
+from chunkyd.settings.units import parse_duration, parse_size
+from chunkyd.settings.values import shown
 
 _SMALLEST_CHUNK = 1024
 _LARGEST_CHUNK = 1 << 30
-_LONGEST_SOCKET_PATH = 107
 _LONGEST_NAME = 255
 
 
@@ -54,18 +53,11 @@ def load_daemon(path: str, environ: Mapping[str, str]) -> DaemonSettings:
         state_dir=section.optional("state_dir", read_path, default_state_dir(environ)),
         folders=_read_folders(section.entry("folders"), read_path),
         uploads=_read_uploads(section.entry("uploads")),
-        control=_read_control(section.entry("control"), read_path, environ),
+        control=read_control(section.entry("control"), read_path, environ),
         log=read_log(section.entry("log")),
     )
     _keep_apart(section.entry("folders"), settings)
     return settings
-
-
-def load_control(path: str, environ: Mapping[str, str]) -> Control:
-    """Where the daemon is spoken to, and no more: what else is wrong in the file keeps nobody from asking it."""
-    document = overlay(read_document(path), DAEMON.prefix, DAEMON.reserved, environ)
-    written = Entry("", document).named().get("control", Entry("control", Value(path, None)))
-    return _read_control(written, path_reader(path, environ), environ)
 
 
 def read_log(entry: Entry) -> Log:
@@ -247,18 +239,6 @@ def _read_retry(entry: Entry) -> Retry:
     if retry.max < retry.base:
         raise section.entry("max").error("is less than uploads.retry.base", "Backoff grows from base to max")
     return retry
-
-
-def _read_control(entry: Entry, read_path: Callable[[Entry], str], environ: Mapping[str, str]) -> Control:
-    section = entry.section(keys_of(Control))
-    control = Control(
-        socket=section.optional("socket", read_path, default_socket(environ)),
-        group=section.optional("group", or_word("none", text), None),
-    )
-    if len(os.fsencode(control.socket)) > _LONGEST_SOCKET_PATH:
-        what = f"{control.socket}: a socket's path may have {_LONGEST_SOCKET_PATH} bytes"
-        raise section.entry("socket").error(what, "Name a shorter one")
-    return control
 
 
 def _keep_apart(entry: Entry, settings: DaemonSettings) -> None:

@@ -18,9 +18,7 @@ from chunkyd.errors import ConfigError
 from chunkyd.settings.values import Value
 
 # What Kubernetes puts into the environment of every container for a service that happens to be named like us.
-_SERVICE_LINKS: Final = re.compile(
-    r"(?:[A-Z0-9]+_)*(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_(?:TCP|UDP|SCTP).*)?)"
-)
+_SERVICE_LINKS: Final = r"(?:[A-Z0-9]+_)*(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_(?:TCP|UDP|SCTP).*)?)"
 
 
 def read_document(path: str) -> Value:
@@ -48,7 +46,7 @@ def overlay(document: Value, prefix: str, reserved: frozenset[str], environ: Map
     """
     names = [name for name, text in environ.items() if name.startswith(prefix) and name not in reserved and text]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
-        if not _SERVICE_LINKS.fullmatch(name.removeprefix(prefix)):
+        if not re.fullmatch(_SERVICE_LINKS, name.removeprefix(prefix)):
             keys = name.removeprefix(prefix).lower().split("__")
             document = _laid_over(document, keys, Value(f"${name}", environ[name], from_environment=True))
     return document
@@ -84,6 +82,6 @@ def structured(value: Value) -> Value:
 
 
 def _parsed(text: str, source: str, *, one_line: bool = False) -> Value:
-    from chunkyd.settings.yaml_text import parse  # a sixth of chunkyctl's start: only where there is YAML to be read
+    from chunkyd.settings.yaml_text import parse  # a fifth of chunkyctl's start: only where it is needed
 
     return parse(text, source, one_line=one_line)

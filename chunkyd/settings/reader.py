@@ -5,7 +5,6 @@ A `Section` is made with the keys it may have; another key is an error at once, 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -15,8 +14,7 @@ import msgspec
 
 from chunkyd.errors import ConfigError
 from chunkyd.settings.document import structured
-from chunkyd.settings.units import shown
-from chunkyd.settings.values import Value
+from chunkyd.settings.values import Value, shown
 
 Read = TypeVar("Read")
 
@@ -125,6 +123,8 @@ def _encodable(content: str) -> bool:
 
 
 def _unknown(found: Entry, name: str, keys: tuple[str, ...]) -> ConfigError:
+    import difflib  # for mistakes alone
+
     near = difflib.get_close_matches(name.lower(), keys, n=1)
     if near:
         return found.error(f"unknown key; did you mean '{near[0]}'?")

@@ -12,7 +12,8 @@ from chunkyd.settings.document import overlay, read_document
 from chunkyd.settings.places import SERVER, default_data_dir, path_reader
 from chunkyd.settings.reader import Entry, at_least, keys_of, or_word, parsed, text, texts
 from chunkyd.settings.shapes import Limits, ServerSettings, Tls
-from chunkyd.settings.units import parse_duration, parse_size, shown
+from chunkyd.settings.units import parse_duration, parse_size
+from chunkyd.settings.values import shown
 
 _KEYS = ("listen", *(key for key in keys_of(ServerSettings) if key not in ("host", "port")))
 _LISTEN = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):(\d{1,5})", re.ASCII)

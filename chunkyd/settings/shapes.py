@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from chunkyd.settings.control import Control
 from chunkyd.settings.timetable import Timetable
 
 
@@ -64,13 +65,6 @@ class Uploads(msgspec.Struct, frozen=True):
     bandwidth: Timetable = Timetable()
     retry: Retry = Retry()
     verify: Literal["changed", "always"] = "changed"
-
-
-class Control(msgspec.Struct, frozen=True):
-    """The control socket; with a group its members may use it too."""
-
-    socket: str
-    group: str | None = None
 
 
 class Log(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from chunkyd.settings.units import format_rate, parse_rate, shown
+from chunkyd.settings.units import format_rate, parse_rate
+from chunkyd.settings.values import shown
 
 _WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MINUTES_A_DAY: Final = 24 * 60

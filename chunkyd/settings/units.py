@@ -10,6 +10,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from chunkyd.settings.values import shown
+
 _BINARY: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
 _DECIMAL: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
 _SIZES: Final = {unit.lower(): factor for unit, factor in {"B": 1, **_BINARY, **_DECIMAL}.items()}
@@ -18,14 +20,8 @@ _MILLISECONDS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[dhms]))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])", re.ASCII)
-_LONGEST_SHOWN = 60
 _LARGEST_SIZE = 2**63 - 1
 _LONGEST = 36_500 * _MILLISECONDS["d"]
-
-
-def shown(text: str) -> str:
-    """What was written, as a message quotes it: not at any length."""
-    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
 
 
 def parse_size(text: str) -> int:

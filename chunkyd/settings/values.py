@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+_LONGEST_SHOWN = 60
+
 
 class Value(msgspec.Struct, frozen=True):
     """What stands at one place; `content` None is a key without a value."""
@@ -11,3 +13,8 @@ class Value(msgspec.Struct, frozen=True):
     place: str
     content: str | tuple[Value, ...] | dict[str, Value] | None
     from_environment: bool = False
+
+
+def shown(text: str) -> str:
+    """What was written, as a message quotes it: not at any length."""
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
