@@ -64,8 +64,9 @@ def offline_history(options: CtlOptions, limit: int, after: int | None, folder: 
 def _listing(options: CtlOptions, folder: str | None) -> OfflineListing:
     """The table of the daemon that did not answer; a socket given by hand may be another daemon's than the config."""
     from chunkyd.clock import SystemClock
+    from chunkyd.jobs.checking import JOB_TABLE
     from chunkyd.jobs.listing import OfflineListing
-    from chunkyd.jobs.opening import JOB_TABLE, open_readonly
+    from chunkyd.jobs.opening import open_readonly
 
     known = settings(options)
     if options.socket is not None and os.path.realpath(options.socket) != os.path.realpath(known.control.socket):

@@ -30,7 +30,8 @@ from chunkyd.daemon.runner import Runner
 from chunkyd.daemon.views import job_view
 from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.errors import ChunkyError
-from chunkyd.jobs.opening import JOB_TABLE, broken_tables, open_tables
+from chunkyd.jobs.checking import JOB_TABLE
+from chunkyd.jobs.opening import broken_tables, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import UNFINISHED, Reason, State
 from chunkyd.settings import DaemonSettings, changed_needing_restart, load_daemon

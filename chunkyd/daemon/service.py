@@ -18,7 +18,7 @@ from chunkyd.clock import Clock
 from chunkyd.daemon.lock import StateLock
 from chunkyd.daemon.signals import Signals
 from chunkyd.errors import EXIT_DONE
-from chunkyd.jobs.opening import JOB_TABLE, begin_check
+from chunkyd.jobs.checking import JOB_TABLE, begin_check
 from chunkyd.settings import DaemonSettings
 from chunkyd.threads import none_left_is_told
 

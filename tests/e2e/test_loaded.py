@@ -112,4 +112,4 @@ def test_a_configuration_is_checked(tmp_path: Path) -> None:
 def test_the_daemon_begins_light() -> None:
     """Up to the check of its job table it has loaded what that takes; the rest is loaded beside the check."""
     found = modules("chunkyd.daemon.service", "import chunkyd.cli.daemon_run, chunkyd.daemon.service")
-    assert found & (HEAVY - LITTLE) <= {"logging", *DATABASE}
+    assert found & (HEAVY - LITTLE) <= {"logging", "sqlite3"}

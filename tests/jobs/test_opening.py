@@ -17,9 +17,10 @@ import pytest
 
 from chunkyd.clock import ManualClock
 from chunkyd.errors import EXIT_UNREACHABLE, StateError, StorageFull, Unreachable
+from chunkyd.jobs.checking import begin_check
 from chunkyd.jobs.listing import OfflineListing
 from chunkyd.jobs.migrations import MIGRATIONS
-from chunkyd.jobs.opening import begin_check, open_readonly, open_tables
+from chunkyd.jobs.opening import open_readonly, open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import State
 from chunkyd.mounts import file_system
