@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from importlib import import_module
 
 from chunkyd.cli.loading import loading
@@ -14,8 +16,16 @@ def chunkyd() -> None:
 
 
 def chunkyctl() -> None:
-    """The command that controls it."""
-    _run("chunkyctl")
+    """The command that controls it. It has no threads and leaves nothing to be ended: it is gone with its last word.
+
+    To take apart what was loaded is a twentieth of its time.
+    """
+    try:
+        _run("chunkyctl")
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 def chunky_server() -> None:

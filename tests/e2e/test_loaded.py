@@ -22,7 +22,11 @@ LITTLE = {"urllib.parse", "ipaddress", "difflib", "base64", "json", "humanize", 
 HEAVY = NETWORK | SERVING | DATABASE | SHOWING | REST | LITTLE
 
 
-TOLD = "import atexit, sys; atexit.register(lambda: print('loaded:', *sys.modules, file=sys.stderr)); "
+TOLD = """
+import atexit, os, sys
+atexit.register(lambda: print('loaded:', *sys.modules, file=sys.stderr))
+os._exit = sys.exit  # chunkyctl leaves without a word
+"""
 
 
 def modules(surely: str, code: str, *arguments: str) -> set[str]:
