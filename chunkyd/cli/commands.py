@@ -22,9 +22,14 @@ class Commands(click.Group):
         return sorted(self._homes)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or None where there is none of this name."""
-        if cmd_name in self._homes and cmd_name not in self.commands:
-            module, _, function = self._homes[cmd_name].partition(":")
-            with loading():
-                self.add_command(getattr(import_module(f"chunkyd.cli.{module}"), function), cmd_name)
+        """The command; None where there is none of this name, and then all are there, for click to find one like it."""
+        for name in (cmd_name,) if cmd_name in self._homes else self._homes:
+            self._load(name)
         return super().get_command(ctx, cmd_name)
+
+    def _load(self, name: str) -> None:
+        if name in self.commands:
+            return
+        module, _, function = self._homes[name].partition(":")
+        with loading():
+            self.add_command(getattr(import_module(f"chunkyd.cli.{module}"), function), name)

@@ -11,11 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
 from chunkyd.cli import ctl_common
-from chunkyd.cli.chunkyctl import main
+from chunkyd.cli.chunky_server import server as server_program
+from chunkyd.cli.chunkyctl import chunkyctl, main
+from chunkyd.cli.chunkyd import daemon
+from chunkyd.cli.commands import Commands
 from chunkyd.clock import ManualClock
 from chunkyd.control.base import Held, Notice, ReloadOutcome, Selection
 from chunkyd.control.server import ControlServer
@@ -155,6 +159,24 @@ def test_wrong_use_is_exit_code_2(run: Run, server: ControlServer, backend: Fake
     assert (code, out) == (2, "")
     assert err
     assert backend.calls == []
+
+
+def test_a_command_that_is_nearly_one(run: Run):
+    """The one that was probably meant is named, though no command is loaded before it is asked for."""
+    code, out, err = run("lst")
+    assert (code, out) == (2, "")
+    assert "No such command 'lst'. Did you mean 'list'?" in err
+
+
+@pytest.mark.parametrize("program", [chunkyctl, daemon, server_program])
+def test_every_command_is_where_it_is_looked_for(program: Commands):
+    """What a program lists can be loaded, and has that name by itself too."""
+    context = click.Context(program)
+    assert len(program.list_commands(context)) > 5
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        assert command is not None
+        assert command.name == name
 
 
 def test_rescan_waits(run: Run, server: ControlServer, backend: FakeBackend):
