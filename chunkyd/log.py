@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -125,6 +124,9 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, program: str, journal: bool) -> None:
         super().__init__()
+        import json  # only where it is wanted, and now: a line may have to be written when no more files can be opened
+
+        self._encoded = json.dumps
         self._program = program
         self._journal = journal
 
@@ -140,7 +142,7 @@ class JsonFormatter(logging.Formatter):
         trace = _trace(self, record)
         if trace:
             document["trace"] = "\n".join(trace)
-        line = json.dumps(document, ensure_ascii=False)
+        line = self._encoded(document, ensure_ascii=False)
         return f"<{_priority(record)}>{line}" if self._journal else line
 
 

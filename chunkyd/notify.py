@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 
 _log = logging.getLogger("chunkyd.notify")
@@ -65,6 +64,8 @@ def _send(*assignments: str) -> None:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
     message = "\n".join(assignments).encode("utf-8", "backslashreplace")
+    import socket  # when all is loaded: nothing is told before a daemon is ready
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(_PATIENCE)
