@@ -79,7 +79,8 @@ def test_chunkyctl_with_a_daemon(tmp_path: Path) -> None:
     try:
         for command in (("list",), ("list", "--json"), ("status",), ("show", "1"), ("pause",), ("history",)):
             shown = {"humanize"} if "--json" not in command else set()
-            assert loaded("chunkyctl", "--config", str(config), *command) <= {"socket", "yaml", "base64"} | shown, command
+            known = loaded("chunkyctl", "--config", str(config), *command)
+            assert known <= {"socket", "yaml", "base64"} | shown, command
         assert loaded("chunkyctl", "--socket", str(socket), "list", "--json") == {"socket"}
     finally:
         server.stop()
