@@ -29,9 +29,9 @@ class Intake:
         self._homes = homes
         self._whereabouts = whereabouts
 
-    def versions(self, folder: str, directory: bytes) -> Mapping[bytes, Fingerprint]:
-        """Which versions of the files in this directory need not be reported."""
-        return self._queue.versions(folder, directory)
+    def versions(self, folder: str, directories: Sequence[bytes]) -> Mapping[bytes, Mapping[bytes, Fingerprint]]:
+        """Which versions of the files in these directories need not be reported."""
+        return self._queue.versions(folder, directories)
 
     def settled(self, changes: Sequence[Settled]) -> None:
         """Queue them, in one transaction."""

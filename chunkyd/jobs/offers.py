@@ -6,6 +6,7 @@ has not arrived takes its place; one that has arrived is finished first, at once
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from operator import itemgetter
@@ -27,16 +28,9 @@ _INSERT = (
     "INSERT INTO jobs (folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, user_paused, priority,"
     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)"
 )
-# In one statement, since a scan asks for each folder; sorted by the last column, the greatest first, what decides of a
-# name comes last: what is known, what has arrived, what is on its way. Files that went away with their root are not
-# counted: found again by a scan, they are offered, and their jobs go on.
-_HERE = (
-    "SELECT name, device, inode, size, mtime_ns, ctime_ns, 9e999 AS since FROM known"
-    " WHERE folder = ?1 AND directory = ?2 UNION ALL"
-    " SELECT name, device, inode, size, mtime_ns, ctime_ns, ifnull(arrived, 0) FROM jobs"
-    " WHERE folder = ?1 AND directory = ?2 AND finished IS NULL AND ifnull(reason, '') != 'root-missing'"
-)
-_SINCE = itemgetter(6)
+_ALL_ROWS = -1
+_MOST_ROWS = 2000  # of directories that are only asked for ahead; so much memory, however many files there are
+_SINCE = itemgetter(7)
 _SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent = 1 AND size > 8388608 LIMIT 1"  # as its index has it
 _FINISH_NOW = (
     "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
@@ -103,10 +97,24 @@ class Offers(Core):
         row = self._tables.one(_KNOWN, place)
         return row is not None and same_version(fingerprint_of_columns(row), found)
 
-    def versions(self, folder: str, directory: bytes) -> dict[bytes, Fingerprint]:
-        """Name → version that is not to be queued again, of the files directly in this directory."""
-        here = sorted(self._tables.rows(_HERE, (os.fsencode(folder), directory)), key=_SINCE, reverse=True)
-        return {row[0]: fingerprint_of_columns(row[1:6]) for row in here}
+    def versions(self, folder: str, directories: Sequence[bytes]) -> dict[bytes, dict[bytes, Fingerprint]]:
+        """Directory → name → version that is not to be queued again, of the files directly in these directories.
+
+        Of the first one in any case, of the others only while all have few files.
+        """
+        first, place = directories[0], os.fsencode(folder)
+        rows = self._tables.rows(_here(len(directories)), (place, *directories, _MOST_ROWS))
+        if len(rows) == _MOST_ROWS:
+            cut = rows[-1][0]  # the rest of this directory, and all after it, are not there
+            directories = [directory for directory in directories if directory < cut]
+            rows = [row for row in rows if row[0] < cut]
+            if first >= cut:
+                directories.append(first)
+                rows += self._tables.rows(_here(1), (place, first, _ALL_ROWS))
+        found: dict[bytes, dict[bytes, Fingerprint]] = {directory: {} for directory in directories}
+        for row in sorted(rows, key=_SINCE, reverse=True):
+            found[row[0]][row[1]] = fingerprint_of_columns(row[2:7])
+        return found
 
     def sent_size(self, size: int) -> bool:
         """Whether a file of exactly this size, of more than 8 MiB, was sent before, from wherever."""
@@ -126,3 +134,21 @@ class Offers(Core):
                 if same_version(fingerprint_of_columns(row[:5]), found):
                     return str(row[5])
         return None
+
+
+@functools.cache
+def _here(directories: int) -> str:
+    """What is known of files in so many directories, by directory.
+
+    In one statement, since a scan asks for every folder. Sorted by the last column, the greatest first, what decides of
+    a name comes last: what is known, what has arrived, what is on its way. Files that went away with their root are not
+    counted: found again by a scan, they are offered, and their jobs go on.
+    """
+    here = "folder = ?1 AND directory IN (" + ", ".join(f"?{number + 2}" for number in range(directories)) + ")"
+    columns = "directory, name, device, inode, size, mtime_ns, ctime_ns"
+    return (
+        f"SELECT {columns}, 9e999 AS since FROM known WHERE {here}"  # noqa: S608  # our own words
+        f" UNION ALL SELECT {columns}, ifnull(arrived, 0) FROM jobs WHERE {here}"
+        " AND finished IS NULL AND ifnull(reason, '') != 'root-missing'"
+        f" ORDER BY directory LIMIT ?{directories + 2}"
+    )

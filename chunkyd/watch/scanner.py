@@ -28,6 +28,8 @@ from chunkyd.watch.tree import Node, Tree
 from chunkyd.watch.unreadable import Unreadable
 from chunkyd.watch.writers import open_for_writing
 
+_AHEAD = 15  # directories whose known versions are asked for before they are entered
+_Ahead = dict[bytes, Mapping[bytes, Fingerprint]]
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
@@ -110,10 +112,13 @@ class Scanner:
         return True
 
     def _walk(self, directories: list[bytes], *, full: bool) -> Iterator[None]:
+        ahead: _Ahead = {}
         while directories:
-            yield from self._visit(directories.pop(), directories, full)
+            directory = directories.pop()
+            yield from self._visit(directory, directories, ahead, full)
+            ahead.pop(directory, None)
 
-    def _visit(self, directory: bytes, found: list[bytes], full: bool) -> Iterator[None]:
+    def _visit(self, directory: bytes, found: list[bytes], ahead: _Ahead, full: bool) -> Iterator[None]:
         try:
             descriptor = open_directory(self._top, directory)
         except OSError as error:
@@ -127,21 +132,21 @@ class Scanner:
                 self.unreadable.forget(directory)
                 return
             self.unreadable.forget(directory)
-            yield from self._list(directory, descriptor, node, found, full)
+            yield from self._list(directory, descriptor, node, found, ahead, full)
         except OSError as error:
             self._cannot_read(directory, error)
         finally:
             os.close(descriptor)
 
     def _list(
-        self, directory: bytes, descriptor: int, node: Node | None, found: list[bytes], full: bool
+        self, directory: bytes, descriptor: int, node: Node | None, found: list[bytes], ahead: _Ahead, full: bool
     ) -> Iterator[None]:
         before = list(node.children.values()) if node is not None else []
         seen: set[bytes] = set()
         known: Mapping[bytes, Fingerprint] | None = None
         for batch in entries(descriptor):
             while batch.files and known is None:
-                known = self._known(directory)
+                known = self._known(directory, found, ahead)
                 if known is None:
                     yield
             self._take_files(directory, batch, known or {}, full)
@@ -158,14 +163,21 @@ class Scanner:
             node.listed = directory not in self.unreadable.directories
         self._counting.directories += full
 
-    def _known(self, directory: bytes) -> Mapping[bytes, Fingerprint] | None:
-        try:
-            known = self._knowledge.versions(self._root.name, directory)
-        except EnvironmentFailure as error:
-            self._backoff.failed(error, self._clock.monotonic())
-            return None
-        self._backoff.worked()
-        return known
+    def _known(self, directory: bytes, found: list[bytes], ahead: _Ahead) -> Mapping[bytes, Fingerprint] | None:
+        """What is known here; with it comes what is known of the directories that are next, which may be late by then.
+
+        That does no harm: a version that was sent meanwhile is told once more, and the sink looks for itself.
+        """
+        if directory not in ahead:
+            soon = reversed(found[-_AHEAD:]) if len(ahead) < _AHEAD else ()
+            asked = [directory, *(each for each in soon if each not in ahead)]
+            try:
+                ahead.update(self._knowledge.versions(self._root.name, asked))
+            except EnvironmentFailure as error:
+                self._backoff.failed(error, self._clock.monotonic())
+                return None
+            self._backoff.worked()
+        return ahead[directory]
 
     def _take_files(self, directory: bytes, batch: Batch, known: Mapping[bytes, Fingerprint], full: bool) -> None:
         stable = self._system.stable_inodes

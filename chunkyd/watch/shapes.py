@@ -60,8 +60,11 @@ class RootStatus(msgspec.Struct, frozen=True):
 class Knowledge(Protocol):
     """What need not be reported again; the daemon answers from the job table."""
 
-    def versions(self, folder: str, directory: bytes) -> Mapping[bytes, Fingerprint]:
-        """Name → version already queued or sent, of the files directly in this directory. May raise StateError."""
+    def versions(self, folder: str, directories: Sequence[bytes]) -> Mapping[bytes, Mapping[bytes, Fingerprint]]:
+        """Directory → name → version already queued or sent, of the files directly in these directories.
+
+        The first is always in the answer; others may be left out, and are asked for again. May raise StateError.
+        """
         ...
 
 

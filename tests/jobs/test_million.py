@@ -67,7 +67,8 @@ def troubles(queue: Queue) -> None:
 
 QUESTIONS: dict[str, Callable[[Queue], object]] = {
     "offer": lambda queue: queue.offer([change(b"d1/n101"), change(b"d1/n101", 9), change(b"new")]),
-    "versions": lambda queue: queue.versions("films", b"d77"),
+    "versions": lambda queue: queue.versions("films", [b"d77"]),
+    "versions ahead": lambda queue: queue.versions("films", [b"d%d" % number for number in range(60, 76)]),
     "a job's way": worker,
     "troubles": troubles,
     "unwanted": lambda queue: queue.unwanted(),

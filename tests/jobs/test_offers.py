@@ -6,6 +6,7 @@ import pytest
 
 from chunkyd.clock import ManualClock
 from chunkyd.files import Fingerprint
+from chunkyd.jobs import offers
 from chunkyd.jobs.job import Change
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason, State
@@ -132,11 +133,30 @@ def test_versions_are_told_by_directory(queue: Queue) -> None:
     queue.cancel([3])
     queue.source_gone("films", b"d/gone")
     queue.offer([change(b"d/queued"), change(b"d/sent", 2), change(b"other")])
-    found = queue.versions("films", b"d")
+    found = queue.versions("films", [b"d"])[b"d"]
     assert set(found) == {b"failed", b"sent", b"cancelled", b"queued"}
     assert found[b"sent"] == version(2)
-    assert set(queue.versions("films", b"")) == {b"other"}
-    assert queue.versions("photos", b"d") == {}
+    assert set(queue.versions("films", [b""])[b""]) == {b"other"}
+    assert queue.versions("photos", [b"d"])[b"d"] == {}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("first", [b"a", b"b", b"c", b"d"])
+def test_directories_asked_for_ahead(queue: Queue, monkeypatch: pytest.MonkeyPatch, first: bytes, most: int) -> None:
+    """The first directory is told whole, others whole or not at all, however few rows may be read ahead."""
+    monkeypatch.setattr(offers, "_MOST_ROWS", most)
+    paths = [b"a/1", b"a/2", b"c/1", b"c/2", b"c/3", b"d/1"]
+    queue.offer([change(path) for path in paths])
+    arrive(queue, claim(queue))
+    queue.offer([change(b"a/1", 2)])
+    alone = {each: queue.versions("films", [each])[each] for each in (b"a", b"b", b"c", b"d")}
+    assert [len(alone[each]) for each in (b"a", b"b", b"c", b"d")] == [2, 0, 3, 1]
+    assert alone[b"a"][b"1"] == version(2)
+    found = queue.versions("films", [first, b"d", b"c", b"b", b"a"])
+    assert found == {each: alone[each] for each in found}
+    assert first in found
+    if most > len(paths) + 1:
+        assert found == alone
 
 
 def test_where_inodes_mean_nothing_size_and_time_decide(queue: Queue) -> None:
@@ -166,7 +186,7 @@ def test_a_file_back_with_its_root_goes_on(queue: Queue, clock: ManualClock) -> 
     queue.pause(job, Reason.ROOT_MISSING, "another disk is there")
     clock.advance(1e6)
     assert queue.claim("run", ["films"]) is None
-    assert queue.versions("films", b"") == {}
+    assert queue.versions("films", [b""])[b""] == {}
     assert queue.offer([change(b"a")]) == 1
     assert claim(queue).id == job.id
 

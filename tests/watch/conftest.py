@@ -48,19 +48,23 @@ class Daemon:
         self.too_early: list[Settled] = []
         self.changes: list[Settled] = []
         self.asked = 0
+        self.told = 0
+        self.only_first = False
         self.broken = False
         self.bug = ""
         self._known: dict[tuple[str, bytes], dict[bytes, Fingerprint]] = {}
 
-    def versions(self, folder: str, directory: bytes) -> Mapping[bytes, Fingerprint]:
+    def versions(self, folder: str, directories: Sequence[bytes]) -> Mapping[bytes, Mapping[bytes, Fingerprint]]:
         with self.lock:
             self.asked += 1
             self._refuse()
-            return dict(self._known.get((folder, directory), {}))
+            asked = directories[:1] if self.only_first else directories
+            return {directory: dict(self._known.get((folder, directory), {})) for directory in asked}
 
     def settled(self, changes: Sequence[Settled]) -> None:
         with self.lock:
             self._refuse()
+            self.told += len(changes)
             for change in changes:
                 directory, _, name = change.path.rpartition(b"/")
                 known = self._known.setdefault((change.folder, directory), {})

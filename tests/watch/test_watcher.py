@@ -210,6 +210,22 @@ def test_a_deep_tree_made_step_by_step_is_read_once(house: House) -> None:
     assert house.daemon.asked - before <= 3 * depth
 
 
+@pytest.mark.parametrize(("only_first", "questions"), [(False, range(4, 17)), (True, range(84, 85))])
+def test_known_versions_are_asked_for_ahead(house: House, only_first: bool, questions: range) -> None:
+    """A scan asks for many folders at once, and for those that are left out again; nothing known is told once more."""
+    names = [b"%d/%d/file" % (outer, inner) for outer in range(7) for inner in range(12)]
+    for name in names:
+        house.write(name)
+    watcher = house.watch()
+    house.arrived(*names)
+    house.daemon.only_first = only_first
+    asked, told = house.daemon.asked, house.daemon.told
+    assert watcher.rescan().wait(15)
+    assert house.daemon.asked - asked in questions
+    assert house.daemon.told == told
+    assert house.status().settling == 0
+
+
 def test_only_regular_files(house: House) -> None:
     """Symlinks, FIFOs and sockets are skipped and counted; no symlinked directory is followed, no FIFO opened."""
     outside = house.folder.parent / "outside"
