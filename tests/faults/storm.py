@@ -87,6 +87,7 @@ class Storm:
         self.server = Server(folder)
         self.proxy = FaultProxy(self.server.port)
         self.proxy.plan = self._plan
+        self.refused: dict[str, str] = {}  # file → in which words the server refused it, where that is retried
         self._box = folder / "outbox"
         self.daemon = Daemon(
             folder,
@@ -107,14 +108,17 @@ class Storm:
         with self._guard:
             return case.next_fault(step) if case is not None else None
 
-    def rage(self, seconds: float) -> Storm:
-        """Until all have arrived, whole or not; every case knows its end then."""
+    def rage(self, seconds: float, *, mangled: bool = False) -> Storm:
+        """Until all have arrived, whole or not; every case knows its end then.
+
+        `mangled`: what is refused is retried; and sessions may be left, whose client heard that there is none.
+        """
         self._box.mkdir()
         for name, case in self.cases.items():
             (self._box / name).write_bytes(case.content)
         with self.proxy, running(self.server, self.daemon):
-            wait_until("all jobs have ended", self._over, seconds, self._about)
-            wait_until("all sessions have ended", self._ended, seconds, self._about)
+            wait_until("all jobs have ended", self._over_after_retries if mangled else self._over, seconds, self._about)
+            wait_until("all sessions have ended", lambda: mangled or self._ended(), seconds, self._about)
             self._note()
         return self
 
@@ -123,6 +127,13 @@ class Storm:
 
     def _over(self) -> bool:
         return len(self._control().history(limit=1000).jobs) >= len(self.cases) and not self._control().jobs().jobs
+
+    def _over_after_retries(self) -> bool:
+        failed = {job.path: job.error or "" for job in self._control().jobs().jobs if job.state == "failed"}
+        if failed:
+            self.refused |= failed
+            self._control().retry()
+        return self._over()
 
     def _ended(self) -> bool:
         return not list((self.server.data / "partial").iterdir())

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import signal
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import wait_until
+from chunkyd.checkpoints import VARIABLE
+from tests.e2e.programs import BIN, Server, running, wait_until
 from tests.faults.stage import MIB, Stage
 from tests.faults.strict_disk import StrictDisk, strict_disk
 
@@ -77,6 +81,75 @@ def test_the_servers_disk_fails(tmp_path: Path, fault: str, place: str) -> None:
         assert stage.server.running() and stage.daemon.running()
         disk.mend()
         stage.at_rest()
+
+
+def sampled(sample: str) -> list[object]:
+    """Every fault, all but one of them only at length."""
+    return [pytest.param(fault, marks=() if fault == sample else (pytest.mark.long,)) for fault in FAULTS]
+
+
+@pytest.mark.parametrize("fault", sampled("read-only"))
+def test_the_daemons_disk_fails(tmp_path: Path, fault: str) -> None:
+    """Under its job table and all it keeps: said, it stays up and nothing is sent for nothing; then all arrives."""
+    with (
+        strict_disk(tmp_path / "disk") as disk,
+        Stage(tmp_path, daemon={"state_dir": str(disk.path / "state")}) as stage,
+    ):
+        stage.put("before", 1000)
+        stage.arrive()
+        disk.fail(*FAULTS[fault], "state*")
+        stage.put("big", FILE)
+        stage.put("small", 2000)
+        words = "the disk is full" if fault in ("full", "quota") else "disk I/O error"
+        wait_until("it is said", lambda: words in told(stage), 40, lambda: about(stage))
+        assert str(disk.path / "state") in told(stage)
+        assert stage.published().keys() <= {b"before", b"small"}, "no session may be used that is not remembered"
+        assert "Traceback" not in stage.daemon.text()
+        assert stage.daemon.running()
+        disk.mend()
+        stage.at_rest()
+
+
+def told(stage: Stage) -> str:
+    """What the daemon's user is told of its troubles."""
+    problems = "".join(f"{each['what']} {each['mend']}" for each in stage.daemon.ctl("status")["problems"])
+    return problems + "".join(error or "" for _, _, _, error in stage.jobs())
+
+
+@pytest.mark.parametrize("fault", sampled("full"))
+def test_the_disk_under_the_memory_of_chunky_fails(tmp_path: Path, fault: str) -> None:
+    """Whether it is new or holds a session: it ends with 1 and the file's name; well again, it goes on from there."""
+    server = Server(tmp_path)
+    memory, file = tmp_path / "disk" / "memory", tmp_path / "file"
+    file.write_bytes(os.urandom(FILE))
+    with strict_disk(tmp_path / "disk") as disk, running(server):
+        disk.fail(*FAULTS[fault], "*")
+        assert_refused(chunky(server, file, memory), memory)
+        assert "POST /initiateUploadSession" not in server.text()
+        disk.mend()
+        assert chunky(server, file, memory, "upload.chunk.stored").returncode == -signal.SIGKILL
+        disk.fail(*FAULTS[fault], "*")
+        assert_refused(chunky(server, file, memory), memory)
+        disk.mend()
+        done = chunky(server, file, memory)
+        assert done.returncode == 0, done.stderr
+        assert (server.files() / "file").read_bytes() == file.read_bytes()
+        assert server.text().count("PATCH /uploadChunk 200") == -(-FILE // MIB), "no chunk came twice"
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], memory: Path) -> None:
+    """In words."""
+    assert done.returncode == 1
+    assert f"{memory} cannot be " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def chunky(server: Server, file: Path, memory: Path, armed: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`chunky upload`, to its end or to its death at a checkpoint."""
+    command = (BIN / "chunky", "upload", "--state", memory, "--chunk-size", "1MiB", "--parallel", "1")
+    environment = {**os.environ, **({VARIABLE: armed} if armed else {})}
+    return subprocess.run(
+        [*command, "--to", server.url, file], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
 
 
 def met(stage: Stage) -> bool:

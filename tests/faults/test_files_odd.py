@@ -358,6 +358,8 @@ def test_a_slow_writer_beside_what_is_no_file(box: Callable[..., Box], poll: boo
         assert sorted(os.listdir(arrived)) == ["beside", "log"]
         assert {job["path"] for job in both.daemon.ctl("history")["jobs"]} == {"beside", "log"}
         assert "Traceback" not in both.daemon.text()
+        both.daemon.ctl("rescan", "--wait")
+        assert both.daemon.text().count("symlinks, FIFOs, sockets and devices are not sent, for example ") == 1
 
 
 def no_files(folder: Path, held: contextlib.ExitStack) -> None:

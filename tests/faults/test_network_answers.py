@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from chunkyd.errors import NetworkError
+from chunkyd.protocol.messages import Initiate
+from chunkyd.upload import Client
+from tests.e2e.programs import Server, running
 from tests.faults.storm import CHUNKS, At, Script, Storm, status_prelude
-from tests.upload.netfaults import Answer, Corrupt, Fault, Rewrite, Swallow, Twice, flipped
+from tests.upload.faultproxy import FaultProxy
+from tests.upload.netfaults import Answer, Corrupt, Fault, Mangle, Rewrite, Swallow, Twice, flipped
 
 STEPS = ("initiate", "chunk", "status", "end")
 RETRY = (("Retry-After", "1"), ("Content-Type", "text/html"))
@@ -88,7 +95,9 @@ def test_an_answer_like_no_other(storm: Storm, name: str) -> None:
         assert step == "status" or case.counts["chunk"] == CHUNKS
     elif step == "chunk":
         assert case.counts["status"] >= 1  # what the server has is asked, not believed
-    else:
+    elif step == "initiate":
+        assert case.counts[step] == 2
+    else:  # both chunks lost before make the status be asked twice now and then, and uploads end each other's sessions
         assert case.counts[step] >= 2
 
 
@@ -96,6 +105,45 @@ def test_no_trace_of_any(storm: Storm) -> None:
     """Neither program logs a traceback; initiates repeated have made no session that is left."""
     for program in (storm.daemon, storm.server):
         assert "Traceback" not in program.text()
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultProxy, Client]]:
+    """A client that makes single requests."""
+    server = Server(tmp_path_factory.mktemp("asked"))
+    with running(server), FaultProxy(server.port) as proxy, contextlib.closing(Client(proxy.url)) as client:
+        yield proxy, client
+
+
+@pytest.mark.parametrize("step", ["limits", "initiate", "status", "end"])
+@pytest.mark.parametrize("name", [*DRESSED, *USELESS])
+def test_the_answer_to_one_request(asked: tuple[FaultProxy, Client], step: str, name: str) -> None:
+    """Dressed it is what it was, by one request; any other is a trouble of the network, with the wait it asks for."""
+    proxy, client = asked
+    wanted, key = Initiate("0" * 64, 1000, f"{step}-{name}".encode()), f"{step}-{name}"
+    opened = client.initiate(wanted, key)
+    plain: Mapping[str, tuple[Callable[[], object], object]] = {
+        "limits": (client.limits, client.limits()),
+        "initiate": (lambda: client.initiate(wanted, key), opened),
+        "status": (
+            lambda: client.status(opened.session_id, wanted.file_hash, 1000),
+            client.status(opened.session_id, wanted.file_hash, 1000),
+        ),
+        "end": (lambda: client.end(opened.session_id, wanted.file_hash), name != "twice"),  # there once
+    }
+    ask, expected = plain[step]
+    before = len(proxy.requests)
+    proxy.plan = lambda seen: {**DRESSED, **USELESS}[name]
+    try:
+        if name in DRESSED:
+            assert ask() == expected
+        else:
+            with pytest.raises(NetworkError) as caught:
+                ask()
+            assert caught.value.retry_after == (1.0 if name.endswith("-retry") else None)
+    finally:
+        proxy.plan = lambda seen: None
+    assert len(proxy.requests) == before + 1
 
 
 CORRUPT: Mapping[str, Script] = {
@@ -122,3 +170,54 @@ def corrupted(tmp_path_factory: pytest.TempPathFactory) -> Storm:
 def test_bits_turned_on_the_way(corrupted: Storm, name: str) -> None:
     """A digest catches them in a body; an answer with a turned bit never makes another file of it."""
     corrupted.check(name, interruptions=4)
+
+
+def turned(marker: str, place: int = 0) -> Mangle:
+    """A head with a bit turned so far behind this."""
+
+    def change(head: bytes) -> bytes:
+        return flipped(head, head.lower().index(marker.encode()) + len(marker) + place)
+
+    return Mangle(change)
+
+
+IN_ANY_HEAD: Mapping[str, Mangle] = {
+    "method": turned("", 1),
+    "path": turned(" /", 3),
+    "version": turned(" http/1."),
+    "host": turned("\r\nhost: ", 2),
+    "line-end": turned("\r\n"),
+    "content-length": turned("\r\ncontent-len"),
+    "content-digest": turned("\r\ncontent-digest: crc32c=:", 2),
+}
+IN_A_CHUNKS: Mapping[str, Mangle] = {
+    **{name: turned(f"\r\n{name[:-2]}") for name in ("chunky-session", "chunky-file-hash", "content-range")},
+    "session": turned("\r\nchunky-session: ", 5),
+    "hash": turned("\r\nchunky-file-hash: ", 9),
+    "range": turned("\r\ncontent-range: bytes "),
+    "length": turned("\r\ncontent-length: "),
+}
+HEADS: Mapping[str, Script] = {
+    **{f"initiate-{name}": (At("initiate", fault),) for name, fault in IN_ANY_HEAD.items()},
+    **{f"chunk-{name}": (At("chunk", fault),) for name, fault in {**IN_ANY_HEAD, **IN_A_CHUNKS}.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def mangled(tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    """All of them at once."""
+    return Storm(tmp_path_factory.mktemp("mangled"), HEADS).rage(90, mangled=True)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_bit_turned_in_a_head(mangled: Storm, name: str) -> None:
+    """No digest covers a head: asked for again, or begun anew, or refused in words until a retry; never wrong."""
+    mangled.check(name, interruptions=4)
+    if name in mangled.refused:
+        assert mangled.refused[name].startswith(("Malformed request: ", "Forbidden: ")), mangled.refused
+
+
+def test_some_bits_turned_in_a_head_are_refused(mangled: Storm) -> None:
+    """What the server takes for another request, it refuses; most that is turned is only asked for again."""
+    assert "chunk-content-range" in mangled.refused
+    assert len(mangled.refused) < len(HEADS) / 2

@@ -29,6 +29,7 @@ from tests.upload.netfaults import (
     Cut,
     Fault,
     Hold,
+    Mangle,
     Rewrite,
     Stall,
     Swallow,
@@ -222,6 +223,8 @@ class _Carrier:
             return self._break(fault.how)
         if isinstance(fault, Hold):
             fault.until.wait(120)
+        if isinstance(fault, Mangle):
+            head = fault.change(head)
         self._server.sendall(head)
         limit = fault.after if isinstance(fault, Cut | Stall | Break) and _where(fault) == "body" else length
         copy = self._pass_body(seen, body, min(limit, length), fault)

@@ -63,6 +63,13 @@ class Corrupt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mangle:
+    """Deliver what this makes of the request's head."""
+
+    change: Callable[[bytes], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rewrite:
     """Let the server do its work, and deliver what this makes of its answer (head and body)."""
 
@@ -88,7 +95,7 @@ class Hold:
     until: threading.Event
 
 
-Fault = Hold | Cut | Stall | Break | Answer | Swallow | Corrupt | Rewrite | Twice | Trickle
+Fault = Hold | Cut | Stall | Break | Answer | Swallow | Corrupt | Mangle | Rewrite | Twice | Trickle
 
 
 def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
