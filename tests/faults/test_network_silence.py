@@ -61,7 +61,8 @@ def test_a_peer_that_accepts_and_says_nothing(tmp_path: Path, tls: bool) -> None
         daemon = a_daemon(tmp_path, url, uploads=uploads)
         with running(daemon):
             file = put(tmp_path)
-            wait_until("it is held", lambda: offline(daemon), 120, daemon.text)
+            enough = 50 if tls else 120  # two handshakes of 10 s, or two requests of 30 s
+            wait_until("it is held", lambda: offline(daemon), enough, daemon.text)
             assert ("timed out" if tls else "nothing moved on the connection") in offline(daemon)
             if not tls:
                 proxy.welcome = lambda number: None
@@ -134,7 +135,7 @@ def test_a_server_nobody_reaches(tmp_path: Path) -> None:
         daemon = a_daemon(tmp_path, f"http://127.0.0.1:{full.getsockname()[1]}", uploads=uploads)
         with running(server, daemon):
             put(tmp_path)
-            wait_until("it is held", lambda: offline(daemon), 90, daemon.text)
+            wait_until("it is held", lambda: offline(daemon), 50, daemon.text)  # twice 10 s
             assert "timed out" in offline(daemon)
             stopped: list[int] = []
             stopping = threading.Thread(target=lambda: stopped.append(daemon.stop(15)))

@@ -1,6 +1,7 @@
 """Wall clocks that are wrong, or are set while the programs run: each program has a clock of its own (`wall.c`).
 
-The monotonic clock is left alone, as it is when somebody sets a machine's clock. File times stay the kernel's.
+The monotonic clock is left alone, as it is when somebody sets a machine's clock, or suspends the machine. File times
+stay the kernel's.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ RETRY = {"base": "100ms", "max": "1s"}
 
 
 class Clock:
-    """The wall clock of one program: real time, and so many seconds more."""
+    """The wall clock of one program: real time, and so many seconds more; and for how long it was suspended."""
 
     def __init__(self, base: Path, library: Path, name: str) -> None:
         self._file = base / f"{name}.clock"
         self.set(0)
         self.env = {"LD_PRELOAD": str(library), "WALL_OFFSET": str(self._file), "TZ": "UTC"}
 
-    def set(self, offset: int) -> None:
-        """Step it."""
+    def set(self, offset: int, slept: int = 0) -> None:
+        """Step it, or let it go on as in a machine that has slept."""
         with open(self._file, "r+b" if self._file.exists() else "wb") as file:  # the programs have it mapped
-            file.write(struct.pack("=q", offset * 1_000_000_000))
+            file.write(struct.pack("=qq", offset * 1_000_000_000, slept * 1_000_000_000))
 
     def set_1970(self) -> None:
         """A board without a battery."""
@@ -100,11 +101,11 @@ class Pair:
         wait_until(f"{file.name} arrives", published.exists, seconds, lambda: self.daemon.text() + self.server.text())
         assert sha256(published) == sha256(file)
 
-    def step(self, who: str, offset: int) -> None:
-        """Set the clock of `daemon`, `server` or `both`."""
+    def step(self, who: str, offset: int, slept: int = 0) -> None:
+        """Set the clock of `daemon`, `server` or `both`, or suspend them."""
         for name, clock in self.clocks.items():
             if who in (name, "both"):
-                clock.set(offset)
+                clock.set(offset, slept)
 
 
 @pytest.fixture
@@ -139,6 +140,25 @@ def test_a_step_while_a_file_is_under_way(pair: Callable[..., Pair], who: str, o
         assert both.proxy.body_bytes <= 4 * MIB + 2 * 256 * 1024
         assert both.proxy.count("/initiateUploadSession") == 1
         both.arrives(both.put())
+
+
+@pytest.mark.parametrize("who", [*(pytest.param(who, marks=pytest.mark.long) for who in ("daemon", "server")), "both"])
+def test_suspended_in_the_middle_and_when_idle(pair: Callable[..., Pair], who: str) -> None:
+    """A day by every clock that goes on in a suspend: the session lives on; idle, no connection is used again."""
+    both = pair(uploads={"bandwidth": "2MiB/s"})
+    with both.proxy, running(both.server), running(both.daemon):
+        file = both.put(4 * MIB)
+        wait_until("it is under way", lambda: both.proxy.body_bytes >= MIB // 2, 30, both.daemon.text)
+        both.step(who, 0, slept=DAY)
+        both.arrives(file)
+        both.daemon.wait_idle()
+        assert both.proxy.body_bytes <= 4 * MIB + 2 * 256 * 1024
+        assert both.proxy.count("/initiateUploadSession") == 1
+        asked, before = len(both.proxy.requests), both.proxy.connections
+        both.step(who, 0, slept=2 * DAY)
+        both.arrives(both.put())
+        again = [seen for seen in both.proxy.requests[asked:] if seen.connection <= before]
+        assert bool(again) == (who == "server")
 
 
 @pytest.mark.parametrize("offset", [DAY, -DAY], ids=["+1 day", "-1 day"])

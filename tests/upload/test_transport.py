@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,25 @@ def test_a_connection_that_was_idle_too_long_is_not_used_again(
     client.ready()
     assert there.connections == connections
     client.close()
+
+
+def test_a_connection_found_dead_makes_its_neighbours_suspect(peer) -> None:
+    """What killed one may have killed all that were kept: requests after that have new ones, and are answered."""
+    together = threading.Barrier(2)  # at any time two requests are under way, so each has a connection of its own
+
+    def behave(connected: socket.socket) -> None:
+        read_head(connected)
+        together.wait(10)
+        reply(connected, 200, b'{"status": "ok"}')
+        read_head(connected)  # and ends the connection
+
+    there = peer(behave)
+    with contextlib.closing(Client(there.url)) as client, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: client.ready(), range(2)))
+        with pytest.raises(NetworkError):
+            client.ready()
+        list(pool.map(lambda _: client.ready(), range(2)))
+    assert there.connections == 4
 
 
 def test_an_upload_that_is_over_never_cuts_the_connection_of_another(peer) -> None:
