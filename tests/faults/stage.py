@@ -29,6 +29,7 @@ CHUNK = MIB
 PARALLEL = 2
 FILE = 5 * MIB + 1234  # several chunks, and big enough for its hash to be remembered
 Tree = dict[bytes, tuple[str, int, int]]
+_TOGETHER = re.compile(r"POST /uploadBatch 200 .* body=(\d+) ")
 _STORED = re.compile(r"PATCH /uploadChunk 200 .* session=(\w+) range=(\d+)-(\d+)/\d+ ")
 
 
@@ -156,6 +157,10 @@ class Stage:
         """Every chunk the server has answered 200 to: the session's first digits, and the range."""
         found = _STORED.finditer(self.server.text())
         return [(match[1], int(match[2]), int(match[3]) + 1) for match in found]
+
+    def sent_together(self) -> int:
+        """Bytes of all batches that were answered: of files, and of their heads."""
+        return sum(int(size) for size in _TOGETHER.findall(self.server.text()))
 
     def sessions(self) -> list[tuple[str, str, str, int, str]]:
         """Session ID, user, file hash or what stands for it, size and state, of all but tombstones, as recorded."""

@@ -22,7 +22,6 @@ from tests.server.process import ServerProcess, serving, wait_until
 
 MIB = 1 << 20
 SLOW = 1000
-PIECE = 4096
 ENOUGH = 1 + WRITERS + RECORDERS + HASHERS + COPIERS + SYNCERS + WEB_SERVER  # threads of a server
 _USER_OF_ITS_OWN = 61234  # who has no other processes
 
@@ -38,17 +37,19 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_thousand_slow_clients_beside_fast_ones(tmp_path: Path, many_files: None) -> None:
+@pytest.mark.parametrize("piece", [4096, pytest.param(256 << 10, marks=pytest.mark.long)])
+def test_a_thousand_slow_clients_beside_fast_ones(tmp_path: Path, many_files: None, piece: int) -> None:
     """Each of a thousand holds a chunk half sent: fast ones pass, memory stays small, and then all slow ones finish."""
-    data = os.urandom(SLOW * PIECE)
+    data = os.urandom(SLOW * piece)
+    begun = piece * 3 // 4  # of the bigger ones more, together, than the server may hold
     with serving(tmp_path) as server, contextlib.ExitStack() as stack:
         session = server.client().initiate(data, b"slow")
         slow = []
-        for start in range(0, len(data), PIECE):
+        for start in range(0, len(data), piece):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
-            connection.sendall(session.raw_head(start, start + PIECE) + data[start : start + PIECE // 2])
+            connection.sendall(session.raw_head(start, start + piece) + data[start : start + begun])
             slow.append(connection)
-        wait_until(lambda: session.in_progress(len(data) - PIECE), 30)
+        wait_until(lambda: session.in_progress(len(data) - piece), 30)
         fast = [os.urandom(4 * MIB) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda number: server.client().upload(fast[number], b"fast-%d" % number), range(4)))
@@ -56,8 +57,8 @@ def test_a_thousand_slow_clients_beside_fast_ones(tmp_path: Path, many_files: No
         assert server.memory() < 250 * MIB
         assert session.status().json["missingRanges"] == [[0, len(data) - 1]]
         for number, connection in enumerate(slow):
-            start = number * PIECE
-            connection.sendall(data[start + PIECE // 2 : start + PIECE])
+            start = number * piece
+            connection.sendall(data[start + begun : start + piece])
         for connection in slow:
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
         wait_until(lambda: session.status().json["status"] == "complete", 30)

@@ -57,8 +57,9 @@ SAMPLE = ("work-reset", "body-reset", "answer-close", "corrupted", "103-early-hi
     "name", [*SAMPLE, *(pytest.param(n, marks=pytest.mark.long) for n in FAULTS if n not in SAMPLE)]
 )
 def test_a_fault_in_a_batch(field: Field, name: str) -> None:
-    """All files of it arrive, whole, by themselves; none fails for its neighbours."""
+    """All files of it arrive, whole, by themselves; none fails for its neighbours, and none is sent more than twice."""
     met: list[Seen] = []
+    asked, alone = len(field.proxy.requests), field.proxy.body_bytes
 
     def plan(seen: Seen) -> Fault | None:
         if seen.path != BATCH or met or int(seen.headers["content-length"]) < 60_000:  # one of headers alone
@@ -74,6 +75,8 @@ def test_a_fault_in_a_batch(field: Field, name: str) -> None:
     all_arrive(field, put)
     field.proxy.plan = lambda seen: None
     assert met
+    together = [int(seen.headers["content-length"]) for seen in field.proxy.requests[asked:] if seen.path == BATCH]
+    assert sum(together) + field.proxy.body_bytes - alone <= 2 * 5 * 30_000 + 20_000  # heads, alone and with the bytes
 
 
 @pytest.mark.parametrize("name", ["reset", "portal", pytest.param("silence", marks=pytest.mark.long)])

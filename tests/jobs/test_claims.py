@@ -199,12 +199,13 @@ def test_a_wait_that_begins_after_a_step_is_not_moved_by_it(queue: Queue, clock:
     assert {claim(queue).path, claim(queue).path} == {b"a", b"b"}
 
 
-def test_a_deadline_of_a_wrong_clock_is_brought_near(tmp_path: Path) -> None:
-    """A wait set while the clock was years ahead ends soon after a start with the right time."""
+@pytest.mark.parametrize("retry_after", [None, 3600.0])
+def test_a_deadline_of_a_wrong_clock_is_brought_near(tmp_path: Path, retry_after: float | None) -> None:
+    """A wait set while the clock was years ahead ends soon after a start with the right time, the server's too."""
     ahead = ManualClock(wall=3e9)
     first = open_queue(tmp_path, ahead)
     first.offer([change(b"a")])
-    first.wait(claim(first), "reset by peer")
+    first.wait(claim(first), "reset by peer", retry_after)
     first.close()
     clock = ManualClock(wall=1.8e9)
     second = open_queue(tmp_path, clock)
