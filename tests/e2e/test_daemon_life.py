@@ -458,6 +458,7 @@ def test_job_table_lost(tmp_path: Path, box: Path, damage: str) -> None:
         daemon.start()
         wait_until("it is known again", lambda: len(daemon.ctl("history")["jobs"]) == 1, 20, daemon.text)
         assert len(stored_chunks(server)) == sent
+        assert ("was damaged and is now" in daemon.text()) == (damage != "deleted")
         no_trace(daemon)
 
 

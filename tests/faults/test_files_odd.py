@@ -203,16 +203,17 @@ def freed(path: Path) -> None:
     subprocess.run(["chattr", "-i", str(path)], check=False, capture_output=True)
 
 
-WHICH = ["move-film", "move-day", "move-sent", "move-disk", "move-full", "delete-film", "delete-day"]
+WHICH = ["move-film", "move-day", "move-sent", "move-disk", "move-full", "move-readonly", "delete-film", "delete-day"]
 SAMPLE = {"move-film", "move-sent"}
+REASONS = {"full": "No space left on device", "readonly": "Read-only file system"}
 
 
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=() if case in SAMPLE else (pytest.mark.long,)) for case in WHICH]
 )
 def test_what_cannot_be_done_after_an_upload(tmp_path: Path, box: Callable[..., Box], case: str) -> None:
-    """The file, its folder, or the folder it is to go to is immutable, or the disk of that is full: the file arrives
-    once and stays, its job says why, and nothing is tried again until a retry, or until the file changes.
+    """The file, its folder, or the folder it is to go to is immutable, or the disk of that is full or read-only: the
+    file arrives once and stays, its job says why, and nothing is tried again until a retry, or until the file changes.
     """
     policy, _, which = case.partition("-")
     sent = tmp_path / "sent"
@@ -224,10 +225,12 @@ def test_what_cannot_be_done_after_an_upload(tmp_path: Path, box: Callable[..., 
     content, inode = film.read_bytes(), film.stat().st_ino
     with contextlib.ExitStack() as held:
         sent.mkdir()
-        if which in ("disk", "full"):
+        if which in ("disk", "full", "readonly"):
             hardware = held.enter_context(disks(tmp_path))
             hardware.plug(hardware.disk(size="2m" if which == "full" else "64m"), sent)
-        if which != "full":
+        if which == "readonly":
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(sent)], check=True)
+        elif which != "full":
             fixed({"film": film, "day": film.parent}.get(which, sent), held)
         with both.served():
             both.has("day/film", content)
@@ -239,7 +242,7 @@ def test_what_cannot_be_done_after_an_upload(tmp_path: Path, box: Callable[..., 
                 both.daemon.ctl("rescan", "--wait")
             (job,) = (job for job in both.daemon.jobs() if job["path"] == "day/film")
             assert job == told, "nothing was tried again"
-            reason = "No space left on device" if which == "full" else "Operation not permitted"
+            reason = REASONS.get(which, "Operation not permitted")
             assert job["reason"] == "after-upload" and f"{policy}d: {reason}" in job["error"]
             assert "chunkyctl retry" in job["error"]
             assert [job["path"] for job in both.daemon.ctl("history")["jobs"] if job["path"] == "day/film"] == []
