@@ -6,8 +6,10 @@ became of every file is noted, and each case's test looks at its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -136,7 +138,13 @@ class Storm:
         return self._over()
 
     def _ended(self) -> bool:
-        return not list((self.server.data / "partial").iterdir())
+        return not list((self.server.data / "partial").iterdir()) and not self._sessions()
+
+    def _sessions(self) -> int:
+        """Those on record; a published file's has no partial any more."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.server.data}/catalog.sqlite3?mode=ro", uri=True)) as rows:
+            (number,) = rows.execute("SELECT count(*) FROM session WHERE state != 'expired'").fetchone()
+        return int(number)
 
     def _about(self) -> str:
         return "\n".join(

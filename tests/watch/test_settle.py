@@ -107,6 +107,20 @@ def test_a_restless_file_is_looked_at_ever_more_rarely() -> None:
     assert settling.changing(now) == [b"log"]
 
 
+def test_what_cannot_be_looked_at_is_tried_ever_more_rarely() -> None:
+    """Again in a second, then in two, and so on up to a minute."""
+    settling, now, pauses = Settling(1.0), 0.0, []
+    settling.hint(b"a", now)
+    for _ in range(8):
+        due = settling.next_deadline()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+        assert settling.due(now) == [b"a"]
+        settling.postpone(b"a", now)
+    assert pauses[1:] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+
+
 def test_a_hint_wakes_a_restless_file() -> None:
     """When the writer of a restless file closes it, the settle time counts at once and not after the long pause."""
     settling = Settling(SETTLE)
