@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import pytest
 

@@ -26,6 +26,7 @@ from chunkyd.upload.machine import (
     Stored,
     TakeHash,
 )
+from chunkyd.upload.patience import Patience
 
 MIB = 1024 * 1024
 
@@ -393,6 +394,22 @@ def test_a_session_lost_after_its_declaration_needs_no_other() -> None:
     (send,) = machine.requests(0)
     machine.handle(Stored(send, "complete", 1), 0)
     assert machine.phase is Phase.COMPLETE
+
+
+def test_failures_in_a_row_are_tried_ever_more_rarely() -> None:
+    """Twice as long each time, up to the most; progress begins anew; what the server asks for is the least."""
+    patience = Patience(99, 1.0, 10.0, lambda: 0.5)
+
+    def failed(retry_after: float | None = None) -> float:
+        patience.failed(patience.round, NetworkError("reset"), retry_after, 0.0)
+        pause, patience.not_before = patience.not_before, 0.0
+        return pause
+
+    pauses = [failed() for _ in range(6)]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert failed(retry_after=7.0) == 7.0
+    patience.progress()
+    assert failed() == 0.5
 
 
 class Against(RuleBasedStateMachine):
