@@ -86,6 +86,17 @@ def test_nothing_missing_any_more_is_asked_after() -> None:
     assert machine.phase is Phase.COMPLETE
 
 
+def test_what_is_stored_while_a_status_is_on_its_way_is_not_sent_again() -> None:
+    """The status says what was missing before that; the chunk's own answer came meanwhile."""
+    machine = opened(100, rules=Rules(parallel_chunks=2, chunk_size=50))
+    first, second = machine.requests(0)
+    machine.handle(Failed(first, network_error()), 0)
+    (ask,) = machine.requests(1000)
+    machine.handle(Stored(second, "incomplete", 1.0), 1000)
+    machine.handle(Known(ask, "incomplete", ((0, 100),)), 1000)
+    assert RangeSet(each.chunk for each in machine.requests(1000)) == RangeSet([first.chunk])
+
+
 def test_chunks_are_parallel_and_disjoint() -> None:
     """As many chunks as allowed are under way, none overlapping another."""
     chunks = [each.chunk for each in opened(rules=Rules(parallel_chunks=3)).requests(0)]
