@@ -27,9 +27,9 @@ network: packages $(TEST_STAMP)
 powerloss: packages $(TEST_STAMP)
 	POWER_LIVES=70 POWER_SEED=$${POWER_SEED:-$$(date +%s)} $(BIN)/python -m pytest tests/faults/test_power_loss.py -m "long or not long"
 
-# Every trouble of the server's disk, under everything it keeps there; databases of every older schema.
+# Every trouble of a disk, under everything that is kept there; databases locked, damaged, and of every older schema.
 disks: packages $(TEST_STAMP)
-	$(BIN)/python -m pytest tests/faults/test_disks.py tests/faults/test_older_databases.py -m "long or not long"
+	$(BIN)/python -m pytest tests/faults/test_disks.py $(wildcard tests/faults/test_*databases.py) -m "long or not long"
 
 # Files that change in every phase in every way, and folders that go away.
 files: packages $(TEST_STAMP)

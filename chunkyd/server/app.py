@@ -276,7 +276,7 @@ def _route(path: str, **handlers: Handler) -> Route:
 
 
 async def _answering(exchange: Exchange, handler: Handler) -> Response:
-    """The handler's answer, or the one its exception stands for. What nobody foresaw is told by an ID only."""
+    """The handler's answer, or the one its exception stands for. What the client cannot mend is told by an ID only."""
     try:
         return await handler(exchange)
     except Problem as error:
@@ -290,8 +290,9 @@ async def _answering(exchange: Exchange, handler: Handler) -> Response:
         return _refused(storage_full(0, 0))
     except (BodyCut, TimeoutError):
         return _blank(408, "The body did not come.")
-    except Exception:
-        log.exception("request %s failed", exchange.request_id)
+    except Exception as error:
+        foreseen = isinstance(error, ChunkyError)  # and says in words what is wrong
+        log.error("request %s failed: %s", exchange.request_id, error, exc_info=not foreseen)
         exchange.problem = "internal"
         text = f"The server's log has more about it, under the ID {exchange.request_id}; try again."
         return _refused(problem("internal", text))

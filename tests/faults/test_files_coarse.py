@@ -113,13 +113,18 @@ def test_chunky_between_two_edits(tmp_path: Path) -> None:
     """`chunky upload` remembers no hash of a file that may still change without its time: run again, it reads anew."""
     with far_folder(tmp_path) as (stage, disk):
         stage.start_server()
-        wait_moment(0.0)
-        put(stage, disk, "film.mov", FILE)
         film = disk.path / "film.mov"
         command = ("chunky", "upload", "--to", stage.server.url, "--state", str(tmp_path / "memory"), str(film))
-        wait_moment(1.0)
-        run(*command)
-        put(stage, disk, "film.mov", FILE)
+        for _ in range(5):
+            wait_moment(0.0)
+            put(stage, disk, "film.mov", FILE)
+            before = film.stat().st_mtime_ns
+            run(*command)
+            put(stage, disk, "film.mov", FILE)
+            if film.stat().st_mtime_ns == before:
+                break
+        else:
+            pytest.skip("an upload takes this machine two seconds")
         run(*command)
         assert sha256(stage.server.files() / "film.mov") == sha256(film)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 from collections.abc import Callable, Iterator, Mapping
 
@@ -114,23 +115,27 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultProxy
         yield proxy, client
 
 
+def asking(client: Client, step: str, name: str) -> tuple[Callable[[], object], object]:
+    """A single request of this step, and its answer."""
+    if step == "limits":
+        return client.limits, client.limits()
+    wanted, key = Initiate("0" * 64, 1000, f"{step}-{name}".encode()), f"{step}-{name}"
+    opened = client.initiate(wanted, key)
+    match step:
+        case "initiate":
+            return lambda: client.initiate(wanted, key), opened
+        case "status":
+            ask = functools.partial(client.status, opened.session_id, wanted.file_hash, 1000)
+            return ask, ask()
+    return lambda: client.end(opened.session_id, wanted.file_hash), name != "twice"  # there the first time only
+
+
 @pytest.mark.parametrize("step", ["limits", "initiate", "status", "end"])
 @pytest.mark.parametrize("name", [*DRESSED, *USELESS])
 def test_the_answer_to_one_request(asked: tuple[FaultProxy, Client], step: str, name: str) -> None:
     """Dressed it is what it was, by one request; any other is a trouble of the network, with the wait it asks for."""
     proxy, client = asked
-    wanted, key = Initiate("0" * 64, 1000, f"{step}-{name}".encode()), f"{step}-{name}"
-    opened = client.initiate(wanted, key)
-    plain: Mapping[str, tuple[Callable[[], object], object]] = {
-        "limits": (client.limits, client.limits()),
-        "initiate": (lambda: client.initiate(wanted, key), opened),
-        "status": (
-            lambda: client.status(opened.session_id, wanted.file_hash, 1000),
-            client.status(opened.session_id, wanted.file_hash, 1000),
-        ),
-        "end": (lambda: client.end(opened.session_id, wanted.file_hash), name != "twice"),  # there once
-    }
-    ask, expected = plain[step]
+    ask, expected = asking(client, step, name)
     before = len(proxy.requests)
     proxy.plan = lambda seen: {**DRESSED, **USELESS}[name]
     try:
