@@ -72,7 +72,15 @@ class Engine:
         homes = Homes(settings.state_dir, self.queue.last_number)
         whereabouts = Whereabouts(self.queue, self.folders, homes, clock)
         self._runner = Runner(
-            self.queue, self.folders, whereabouts, self.connection, self._limiter, settings.uploads, clock, self._told
+            self.queue,
+            self.folders,
+            whereabouts,
+            self.connection,
+            self._limiter,
+            settings.uploads,
+            clock,
+            self._told,
+            self._look,
         )
         self.pool = Pool(
             self.queue,
@@ -189,6 +197,9 @@ class Engine:
         counts = self.queue.counts()
         parts = [f"{number} {state}" for state, number in counts.items() if number and state in UNFINISHED]
         return ", ".join(parts) or "nothing to do"
+
+    def _look(self, folder: str, path: bytes) -> None:
+        self.watcher.look(folder, path)  # which is made after who asks for it
 
     def _told(self, kind: str, job_id: int | None, text: str) -> None:
         _LOG.info("%s%s", f"job {job_id} {kind}: " if job_id is not None else "", text)

@@ -63,6 +63,7 @@ class Runner:
         uploads: Uploads,
         clock: Clock,
         told: Callable[[str, int, str], None],
+        look: Callable[[str, bytes], None],
     ) -> None:
         self._queue = queue
         self._folders = folders
@@ -72,6 +73,7 @@ class Runner:
         self._clock = clock
         self._since_set = SinceSet(clock)
         self._told = told  # kind, job number, words: for whoever follows events
+        self._look = look  # folder, path: the watcher is to look at a file, of which it need not have heard
         self._small = Together(connection.client, limiter)
         self.uploads = uploads  # replaced by a reload; uploads under way keep what they began with
 
@@ -224,6 +226,8 @@ class Runner:
             if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
                 return False  # it may stand there under its hidden name
             reached("daemon.after.done")
+            if outcome is Outcome.LEFT:
+                self._look(job.folder, job.path)
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(os.path.join(root, job.path)))
         return True
@@ -261,7 +265,10 @@ class Runner:
             case SourceUnreadable() if self._is_no_file(job):
                 self._whereabouts.end_or_hold(job)
             case SourceChanged():
-                self._queue.changed(job, self._version_now(job), str(error))
+                found = self._version_now(job)
+                self._queue.changed(job, found, str(error))
+                if found is None:
+                    self._look(job.folder, job.path)
             case BeingWritten():
                 self._queue.wait(job, str(error), paused_for=Reason.SOURCE, now_there=error.now)
             case NotDone():
@@ -295,9 +302,10 @@ class Runner:
     def _version_now(self, job: Job) -> Fingerprint | None:
         """The version at the source's path; None where the watcher must find out.
 
-        One that has not settled is left to the watcher, which has heard of it too: taken up at once, a file that is
-        being written would be read, given up and taken up again as fast as the disk turns. So is one whose times prove
-        nothing (FAT, a network): read before they could show a further change, it would never be read again.
+        One that has not settled is left to the watcher, which is told of it (no event tells what is done through
+        another name of the file): taken up at once, a file that is being written would be read, given up and taken up
+        again as fast as the disk turns. So is one whose times prove nothing (FAT, a network): read before they could
+        show a further change, it would never be read again.
         """
         folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         try:

@@ -209,6 +209,11 @@ class WatchedFolder:
         else:
             self._take_own(hint.kind, node)
 
+    def look_at(self, path: bytes) -> None:
+        """This file may have changed without any event."""
+        if self._identity is not None and not self._ignore.file(path):
+            self._settling.hint(path, self._clock.monotonic())
+
     def _take_named(self, kind: Kind, node: Node, name: bytes) -> None:
         path = os.path.join(node.path(), name)
         if kind in (Kind.DIRECTORY_TOUCHED, Kind.DIRECTORY_GONE):

@@ -35,7 +35,13 @@ class _Stop:
     """The order to end."""
 
 
-_Mail = Hint | Ticket | Future[RootStatus] | _Stop
+class _Look(msgspec.Struct, frozen=True):
+    """The order to look at a file."""
+
+    path: bytes
+
+
+_Mail = Hint | Ticket | Future[RootStatus] | _Look | _Stop
 
 
 class _FolderThread(threading.Thread):
@@ -90,6 +96,8 @@ class _FolderThread(threading.Thread):
                 self.folder.take(mail)
             elif isinstance(mail, Ticket):
                 self.folder.rescan(mail)
+            elif isinstance(mail, _Look):
+                self.folder.look_at(mail.path)
             elif isinstance(mail, Future):
                 questions.append(mail)
             taken += 1
@@ -238,6 +246,13 @@ class Watcher:
         for thread, ticket in zip(threads, tickets, strict=True):
             thread.scan(ticket)
         return Rescan(tickets, self._clock)
+
+    def look(self, folder: str, path: bytes) -> None:
+        """A file need not be the version that was told, and perhaps no event has said so: it is looked at, and told."""
+        with self._lock:
+            thread = self._threads.get(folder)
+        if thread is not None:
+            thread.send(_Look(path))
 
     def status(self) -> list[RootStatus]:
         """How each folder fares; one that does not answer at once is described from outside."""

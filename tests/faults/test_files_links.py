@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import sha256, wait_until
+from tests.e2e.programs import sha256, tree, wait_until
 from tests.faults.stage import FILE, Stage
 
 SECRET = b"not in the watched folder, and never to be sent"
@@ -62,3 +63,31 @@ def test_a_link_in_place_of_a_folder(tmp_path: Path, phase: str, size: int, targ
 def rescanned(stage: Stage) -> None:
     """A whole scan, to its end."""
     stage.daemon.ctl("rescan", "--wait")
+
+
+def test_another_name_is_given_to_a_file_while_it_is_sent(tmp_path: Path) -> None:
+    """A hard link changes the file's change time, and no event tells of that: it arrives without any further scan."""
+    with Stage(tmp_path, box={"settle": "1s"}) as stage:
+        path = stage.put("film.mov")
+        stage.daemon.arm("upload.chunk.stored:2=stop")
+        stage.start_server()
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        os.link(path, tmp_path / "snapshot")
+        stage.daemon.go_on()
+        wait_until("it arrives", lambda: stage.published() == tree(stage.box), 30, stage.daemon.text)
+
+
+def test_names_of_one_file_that_are_deleted_after_the_upload(tmp_path: Path) -> None:
+    """Deleting one name changes the others' change time, and no event tells of that: they go all the same."""
+    with Stage(tmp_path, box={"after_upload": "delete"}) as stage:
+        path = stage.put("a/film.mov", 70_000)
+        (stage.box / "b").mkdir()
+        os.link(path, stage.box / "b" / "film.mov")
+        sent = tree(stage.box)
+        stage.start_server()
+        stage.daemon.start()
+        wait_until("all names are gone", lambda: not tree(stage.box), 30, stage.daemon.text)
+        assert {name: found[0] for name, found in stage.published().items()} == {
+            name: found[0] for name, found in sent.items()
+        }
