@@ -27,6 +27,11 @@ _END_SESSION = (
     "INSERT OR IGNORE INTO endings SELECT session_url, session_id, coalesce(session_version, file_hash, '') FROM jobs"
     " WHERE id = ? AND session_id IS NOT NULL"
 )
+# A version that was sent need not be what the server has: this job may have put its own in its place.
+_SENT_NO_MORE = (
+    "UPDATE known SET sent = 2 WHERE sent = 1 AND (folder, directory, name) ="
+    " (SELECT folder, directory, name FROM jobs WHERE id = ? AND claims > 0)"
+)
 _KNOW = "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -98,6 +103,7 @@ class Core:
         changed = self._tables.execute(_END.format(one_of(before(state))), (state, reason, now, now, job_id))
         if changed:
             self._tables.execute(_END_SESSION, (job_id,))
+            self._tables.execute(_SENT_NO_MORE, (job_id,))
         return bool(changed)
 
     def _know(self, job: Job, found: Fingerprint, now: float, *, sent: bool) -> None:

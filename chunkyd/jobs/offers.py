@@ -23,7 +23,10 @@ _OPEN = (
     "SELECT id, device, inode, size, mtime_ns, ctime_ns, user_paused, arrived, state FROM jobs"
     " WHERE folder = ? AND directory = ? AND name = ? AND finished IS NULL"
 )
-_KNOWN = "SELECT device, inode, size, mtime_ns, ctime_ns FROM known WHERE folder = ? AND directory = ? AND name = ?"
+_KNOWN = (
+    "SELECT device, inode, size, mtime_ns, ctime_ns FROM known"
+    " WHERE folder = ? AND directory = ? AND name = ? AND sent < 2"
+)
 _INSERT = (
     "INSERT INTO jobs (folder, directory, name, device, inode, size, mtime_ns, ctime_ns, state, user_paused, priority,"
     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)"
@@ -147,7 +150,7 @@ def _here(directories: int) -> str:
     here = "folder = ?1 AND directory IN (" + ", ".join(f"?{number + 2}" for number in range(directories)) + ")"
     columns = "directory, name, device, inode, size, mtime_ns, ctime_ns"
     return (
-        f"SELECT {columns}, 9e999 AS since FROM known WHERE {here}"  # noqa: S608  # our own words
+        f"SELECT {columns}, 9e999 AS since FROM known WHERE {here} AND sent < 2"  # noqa: S608  # our own words
         f" UNION ALL SELECT {columns}, ifnull(arrived, 0) FROM jobs WHERE {here}"
         " AND finished IS NULL AND ifnull(reason, '') != 'root-missing'"
         f" ORDER BY directory LIMIT ?{directories + 2}"

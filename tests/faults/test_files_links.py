@@ -91,3 +91,21 @@ def test_names_of_one_file_that_are_deleted_after_the_upload(tmp_path: Path) -> 
         assert {name: found[0] for name, found in stage.published().items()} == {
             name: found[0] for name, found in sent.items()
         }
+
+
+def test_a_folder_replaced_and_back_again(tmp_path: Path) -> None:
+    """A newer version is published, and before that is recorded the one that was sent before stands there again."""
+    with Stage(tmp_path, server={"existing": "replace"}) as stage:
+        stage.put("now/film.mov", b"the first version")
+        stage.arrive(stop="daemon")
+        (stage.box / "now").rename(tmp_path / "first")
+        stage.put("now/film.mov")
+        stage.daemon.arm("upload.complete.heard=stop")
+        stage.daemon.begin()
+        stage.daemon.wait_stopped()
+        (stage.box / "now").rename(tmp_path / "second")
+        stage.daemon.go_on()
+        stage.daemon.wait_ready()
+        wait_until("it is missed", lambda: not stage.jobs(), 30, stage.daemon.text)
+        (tmp_path / "first").rename(stage.box / "now")
+        wait_until("what is there arrives", lambda: stage.published() == tree(stage.box), 30, stage.daemon.text)

@@ -59,6 +59,25 @@ def test_a_newer_version_takes_the_place(queue: Queue) -> None:
     assert claim(queue).fingerprint == version(2)
 
 
+def test_what_was_sent_may_have_been_replaced_at_the_server(queue: Queue) -> None:
+    """A newer version's job was begun and had no end: the version before is sent again when it is back."""
+    queue.offer([change(b"a")])
+    arrive(queue, claim(queue))
+    queue.offer([change(b"a", 2)])
+    queue.gone(claim(queue))
+    assert queue.versions("films", [b""]) == {b"": {}}
+    assert queue.offer([change(b"a")]) == 1
+
+
+def test_what_was_never_begun_replaced_nothing(queue: Queue) -> None:
+    """A newer version's job that nobody began leaves the version before as it was: sent."""
+    queue.offer([change(b"a")])
+    arrive(queue, claim(queue))
+    queue.offer([change(b"a", 2)])
+    queue.source_gone("films", b"a")
+    assert queue.offer([change(b"a")]) == 0
+
+
 def test_a_failed_job_waits_for_another_version(queue: Queue) -> None:
     """The version that failed is not queued again; a newer one supersedes the failure."""
     queue.offer([change(b"a")])
