@@ -17,6 +17,7 @@ import msgspec
 
 from chunkyd import __version__, checkpoints
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ChunkyError, EnvironmentFailure
+from chunkyd.protocol.documents import encode
 
 config_option = click.option("--config", metavar="FILE", help="The configuration file, in place of the usual ones.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -131,4 +132,4 @@ def visible(text: str) -> str:
 
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8") + "\n")
+    sys.stdout.write(msgspec.json.format(encode(document), indent=2).decode("utf-8") + "\n")

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from chunkyd.control.base import (
     CONTROL_VERSION,
     LONGEST_WAIT,
@@ -32,7 +30,7 @@ from chunkyd.control.base import (
 from chunkyd.control.request import Query, Refused, read_body, whole_number
 from chunkyd.control.stream import EventStream, StreamSlots
 from chunkyd.errors import ChunkyError, ConfigError, EnvironmentFailure, UsageError, UserError
-from chunkyd.protocol.documents import encodable
+from chunkyd.protocol.documents import encodable, encode
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -195,7 +193,7 @@ def _headers(content_type: str) -> list[tuple[str, str]]:
 
 
 def _send(start_response: StartResponse, status: int, answer: Answer) -> list[bytes]:
-    body = msgspec.json.encode(answer)
+    body = encode(answer)
     headers = _headers(PROBLEM_TYPE if isinstance(answer, Trouble) else "application/json")
     start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, ("Content-Length", str(len(body)))])
     return [body]

@@ -9,8 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import TypeVar
 
-import msgspec
-
 from chunkyd.control.base import (
     CONTROL_VERSION,
     VERSION_HEADER,
@@ -31,7 +29,7 @@ from chunkyd.control.base import (
 )
 from chunkyd.control.exchange import NoHttp, Response, ask
 from chunkyd.errors import ChunkyError, ConfigError, EnvironmentFailure, Unreachable, UsageError, UserError
-from chunkyd.protocol.documents import decode
+from chunkyd.protocol.documents import decode, encodable, encode
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -123,7 +121,7 @@ class ControlClient:
 
     @contextlib.contextmanager
     def _answer(self, method: str, target: str, message: Message | None, patience: float) -> Iterator[Response]:
-        body = b"" if message is None else msgspec.json.encode(message)
+        body = b"" if message is None else encode(message)
         headers = {VERSION_HEADER: CONTROL_VERSION, "Content-Type": "application/json"}
         with _translated(self._path, patience), ask(self._path, method, target, headers, body, patience) as response:
             _check(response)
@@ -185,4 +183,4 @@ def _quoted(value: str | int) -> str:
         return str(value)
     from urllib.parse import quote_plus  # not for numbers, which is all that most commands ask with
 
-    return quote_plus(value, errors="surrogateescape")
+    return quote_plus(encodable(value))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from chunkyd.control.base import Backend, Event, EventBatch
+from chunkyd.protocol.documents import encode
 
 WAIT_SECONDS = 1.0  # how soon a stream notices that the daemon stops
 SILENT_ROUNDS = 10  # waits without an event before an empty line; it finds out peers that are gone
@@ -78,4 +77,4 @@ def _lines(batch: EventBatch) -> bytes:
 
 
 def _line(event: Event) -> bytes:
-    return msgspec.json.encode(event) + b"\n"
+    return encode(event) + b"\n"

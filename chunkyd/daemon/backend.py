@@ -26,6 +26,7 @@ from chunkyd.daemon.views import folder_view, job_detail, job_view, moment
 from chunkyd.errors import UsageError
 from chunkyd.jobs.states import Reason, State
 from chunkyd.jobs.wishes import Outcome as Wished
+from chunkyd.protocol.documents import encodable
 from chunkyd.settings import format_rate
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class DaemonBackend:
 
     def jobs(self, states: tuple[str, ...], folder: str | None, limit: int, after: int | None) -> JobPage:
         """Unfinished and failed jobs by number."""
-        self._check_folder(folder)
+        folder = self._name(folder)
         try:
             wanted = [State(state) for state in states]
         except ValueError as error:
@@ -121,7 +122,7 @@ class DaemonBackend:
 
     def history(self, limit: int, after: int | None, folder: str | None) -> HistoryPage:
         """Finished jobs, newest first."""
-        self._check_folder(folder)
+        folder = self._name(folder)
         found = self._engine.queue.history(limit, after, folder)
         return HistoryPage(
             jobs=tuple(job_detail(job, self._engine.live) for job in found),
@@ -135,13 +136,13 @@ class DaemonBackend:
 
     def pause(self, selection: Selection) -> Outcome:
         """Hold everything, a folder, or some jobs; what runs of them leaves within a second."""
-        self._check_folder(selection.folder)
-        return _outcome(self._engine.queue.pause_user(ids=selection.jobs, folder=selection.folder))
+        folder = self._name(selection.folder)
+        return _outcome(self._engine.queue.pause_user(ids=selection.jobs, folder=folder))
 
     def resume(self, selection: Selection) -> Outcome:
         """Take back what `pause` of the same scope did."""
-        self._check_folder(selection.folder)
-        return _outcome(self._engine.queue.resume_user(ids=selection.jobs, folder=selection.folder))
+        folder = self._name(selection.folder)
+        return _outcome(self._engine.queue.resume_user(ids=selection.jobs, folder=folder))
 
     def retry(self, jobs: tuple[int, ...]) -> Outcome:
         """Failed jobs go again, waiting ones at once."""
@@ -153,7 +154,7 @@ class DaemonBackend:
 
     def rescan(self, folder: str | None, *, wait: bool, timeout: float) -> RescanOutcome:
         """Look through a folder, or all."""
-        self._check_folder(folder)
+        folder = self._name(folder)
         scan = self._engine.watcher.rescan(folder)
         names = (folder,) if folder is not None else tuple(sorted(self._engine.folders.names()))
         return RescanOutcome(folders=names, finished=scan.wait(timeout) if wait else False)
@@ -166,10 +167,15 @@ class DaemonBackend:
         """Recent events."""
         return self._engine.events.after(since, wait)
 
-    def _check_folder(self, name: str | None) -> None:
-        if name is not None and self._engine.folders.get(name) is None:
-            known = ", ".join(sorted(self._engine.folders.names()))
-            raise UsageError(f"there is no folder {name}", mend=f"The folders: {known}")
+    def _name(self, written: str | None) -> str | None:
+        """The folder that a request names as answers show it: a name that is not UTF-8 cannot travel as it is."""
+        names = sorted(self._engine.folders.names())
+        if written is None or written in names:
+            return written
+        for name in names:
+            if encodable(name) == written:
+                return name
+        raise UsageError(f"there is no folder {written}", mend=f"The folders: {', '.join(names)}")
 
 
 def _outcome(wished: Wished) -> Outcome:

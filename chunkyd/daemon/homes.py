@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -65,8 +66,8 @@ class Homes:
     def _load(self) -> dict[str, list[_Home]]:
         try:
             with open(self._path, "rb") as file:
-                homes = msgspec.json.decode(file.read(), type=dict[str, list[_Home]])
-        except (OSError, UnicodeDecodeError, msgspec.DecodeError):
+                homes = msgspec.convert(json.load(file), type=dict[str, list[_Home]])
+        except (OSError, ValueError, RecursionError):
             # Without this memory every root is at home: a job made under a disk that is away now would count as
             # deleted, cancelled as source-gone, and be queued again as soon as its file is back. Nothing is lost.
             return {}
@@ -118,7 +119,8 @@ class Homes:
     def _write(self, homes: dict[str, list[_Home]]) -> None:
         try:
             with disk_full_is_storage_full(f"{self._path} cannot be written"):
-                atomic_write(self._path, msgspec.json.encode(homes))
+                # Not msgspec's own encoder: a folder's name need not be UTF-8.
+                atomic_write(self._path, json.dumps(msgspec.to_builtins(homes)).encode("ascii"))
         except OSError as error:
             raise StateError(
                 f"{self._path} cannot be written: {error.strerror}", mend="make the state folder writable for this user"

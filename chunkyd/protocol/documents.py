@@ -26,6 +26,25 @@ def decode(body: bytes, kind: type[Document]) -> Document:
         raise ValueError("the body is JSON nested too deeply") from error
 
 
+def encode(document: object) -> bytes:
+    """JSON that can always be written: text in it that cannot travel, a folder's name for one, is made `encodable`."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+
+
+def _encodable(value: object) -> object:
+    match value:
+        case str():
+            return encodable(value)
+        case dict():
+            return {_encodable(name): _encodable(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_encodable(each) for each in value]
+    return value
+
+
 def encodable(text: str) -> str:
     """The text as it can travel: a lone surrogate, as names that are not UTF-8 hold it, becomes readable instead."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

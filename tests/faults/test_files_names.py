@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.files import open_below
-from tests.e2e.programs import wait_until
+from tests.e2e.programs import Daemon, Server, running, wait_until
 from tests.faults.stage import MIB, Stage
 from tests.faults.strict_disk import strict_disk
 
@@ -117,3 +117,28 @@ def test_a_name_longer_than_the_server_takes(tmp_path: Path, size: int) -> None:
         (stage.box / "day" / name).rename(stage.box / "day" / "short")
         stage.to_send *= 2
         stage.at_rest(states=("done", "cancelled"))
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """It is watched and sent like any other, also after a restart; chunkyctl shows it, and takes its name as shown."""
+    box = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    box.mkdir()
+    server = Server(tmp_path)
+    daemon = Daemon(tmp_path, server.url, [{"path": str(box)}])
+    arrived = server.files() / box.name
+    with running(server, daemon):
+        (box / "one").write_bytes(b"1")
+        wait_until("it arrives", (arrived / "one").exists, 30, daemon.text)
+        (folder,) = daemon.ctl("status")["folders"]
+        assert folder["name"] == "caf\\udce9"
+        assert daemon.ctl("rescan", folder["name"], "--wait")["finished"]
+        daemon.ctl("pause", "--folder", folder["name"])
+        (box / "two").write_bytes(b"2")
+        wait_until("it is paused", lambda: daemon.ctl("list", "--folder", box.name)["jobs"], 30, daemon.text)
+        daemon.stop()
+        assert daemon.ctl("list")["jobs"][0]["folder"] == folder["name"]
+        daemon.start()
+        daemon.ctl("resume", "--folder", folder["name"])
+        wait_until("it arrives", (arrived / "two").exists, 30, daemon.text)
+        assert {job["folder"] for job in daemon.ctl("history")["jobs"]} == {folder["name"]}
+    assert "Traceback" not in daemon.text()
