@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from chunkyd.cli.common import json_option, print_json, say, visible
 from chunkyd.cli.ctl_common import CtlOptions, client, pass_options
 from chunkyd.cli.ctl_complete import complete_folder
 from chunkyd.control.base import LONGEST_WAIT
-from chunkyd.errors import EXIT_DONE, EXIT_FAILED
+from chunkyd.errors import EXIT_DONE, EXIT_FAILED, UsageError
 
 
 @click.command("rescan")
@@ -21,6 +23,8 @@ from chunkyd.errors import EXIT_DONE, EXIT_FAILED
 @pass_options
 def rescan(options: CtlOptions, folder: str | None, wait: bool, timeout: float, as_json: bool) -> int:
     """Look through a folder, or all, for what changed unseen."""
+    if math.isnan(timeout):  # neither less than the least nor more than the most
+        raise UsageError("--timeout is a number of seconds, not nan")
     outcome = client(options).rescan(folder, wait=wait, timeout=timeout)
     if as_json:
         print_json(outcome)

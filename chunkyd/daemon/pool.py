@@ -87,6 +87,7 @@ class Pool:
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._scheduler = BackgroundScheduler(
+            timezone=UTC,  # the local one need not have a name, and then it would not begin
             executors={"default": ThreadPoolExecutor(2), "uploads": _Workers(workers)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )

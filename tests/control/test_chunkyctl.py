@@ -187,6 +187,14 @@ def test_rescan_waits(run: Run, server: ControlServer, backend: FakeBackend):
     assert run("rescan", "--wait")[:2] == (0, "looked through footage\n")
 
 
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf"])
+def test_a_time_that_is_none_is_wrong_use(run: Run, server: ControlServer, seconds: str):
+    """Refused before anybody is asked, and with words."""
+    code, _, err = run("rescan", "--wait", "--timeout", seconds)
+    assert code == 2
+    assert "--timeout" in err
+
+
 def test_reload_tells_what_became_of_it(run: Run, server: ControlServer, backend: FakeBackend):
     """In force, waiting for a restart, or refused with exit code 78."""
     assert run("reload")[:2] == (0, "the new settings are in force\n")

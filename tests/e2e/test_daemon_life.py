@@ -393,6 +393,16 @@ def test_once(tmp_path: Path, box: Path) -> None:
         once()
 
 
+@pytest.mark.parametrize("zone", ["CET-1CEST,M3.5.0,M10.5.0/3", "Nowhere/Here"])
+def test_a_time_zone_that_has_no_name(tmp_path: Path, box: Path, zone: str) -> None:
+    """One that POSIX allows and no table knows, and one that is none, keep no file from arriving."""
+    server = Server(tmp_path)
+    daemon = Daemon(tmp_path, server.url, [{"path": str(box)}], env={"TZ": zone})
+    with running(server, daemon):
+        (box / "a").write_bytes(b"a")
+        wait_until("it arrives", (server.files() / "outbox" / "a").exists, 30, daemon.text)
+
+
 def test_once_with_jobs_of_a_folder_no_longer_configured(tmp_path: Path, box: Path) -> None:
     """They stay where they are, and nobody waits for them."""
     other = tmp_path / "other"
