@@ -65,6 +65,8 @@ class Source:
             status = os.fstat(self._descriptor)
             if not is_regular(status):
                 raise SourceUnreadable(f"{self._name} is not a regular file", mend="Only regular files are sent.")
+            if status.st_size == 0:
+                self._check_empty()
             os.set_blocking(self._descriptor, True)
             self._lock()
             self.mode = status.st_mode & 0o777
@@ -106,6 +108,19 @@ class Source:
             return SourceChanged(f"{self._name} is being opened for writing")
         reason = os.strerror(error.errno or 0)
         return SourceUnreadable(f"{self._name} cannot be read: {reason}", mend="Check its permissions and its disk.")
+
+    def _check_empty(self) -> None:
+        """A file of /proc, or of a file system that knows no sizes (some FUSE), has more bytes than it says: none."""
+        try:
+            hidden = os.pread(self._descriptor, 1, 0)
+            size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise self._translated(error) from error
+        if hidden and size:
+            raise SourceChanged(f"{self._name} is just being written")
+        if hidden:
+            what = f"{self._name} says that it has no bytes, and has some"
+            raise SourceUnreadable(what, mend="Its file system does not know its size: copy it, and send the copy.")
 
     def _lock(self) -> None:
         try:

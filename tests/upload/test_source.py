@@ -69,6 +69,13 @@ def test_only_regular_files(tmp_path: Path) -> None:
                 Source(str(tmp_path / name))
 
 
+def test_a_file_that_does_not_know_its_size() -> None:
+    """It says that it has no bytes: nothing that is sent of it would be what it holds."""
+    assert os.stat("/proc/version").st_size == 0
+    with pytest.raises(SourceUnreadable, match="copy it"):
+        Source(b"/proc/version")
+
+
 def test_a_missing_file_is_gone(tmp_path: Path) -> None:
     """No file, and no folder where one was, are SourceGone."""
     (tmp_path / "file").touch()
