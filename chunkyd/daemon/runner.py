@@ -34,7 +34,7 @@ from chunkyd.errors import (
     UserError,
 )
 from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below
-from chunkyd.jobs.job import Job, same_version
+from chunkyd.jobs.job import Job, no_longer_there, same_version
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
 from chunkyd.jobs.steps import Arrival
@@ -135,8 +135,8 @@ class Runner:
         done = []
         for job, sent in arrived:
             try:
-                if self._after(job, sent):
-                    done.append((job, sent))
+                if (known := self._after(job, sent)) is not None:
+                    done.append((job, known))
             except ChunkyError as error:
                 _LOG.info("job %d: %s", job.id, error)
                 self._record(job, error)
@@ -214,23 +214,25 @@ class Runner:
 
     def _finish(self, job: Job, sent: Fingerprint) -> None:
         """After `finishing` is recorded: the step after the upload, then `done`."""
-        if self._after(job, sent):
-            self._queue.done(job, sent)
+        if (known := self._after(job, sent)) is not None:
+            self._queue.done(job, known)
 
-    def _after(self, job: Job, sent: Fingerprint) -> bool:
-        """The step after the upload; False where the job waits for its folder."""
+    def _after(self, job: Job, sent: Fingerprint) -> Fingerprint | None:
+        """The step after the upload, and what is known as sent then; None where the job waits for its folder."""
         folder, root = self._folders.get(job.folder), self._folders.root(job.folder)
         if folder is not None and root is not None:
             table = (job.id, self._queue.identity)
             outcome = after_upload(root, job.path, table, sent, folder.after_upload, lambda: self._hash(job))
             if outcome is Outcome.GONE and self._whereabouts.hold_if_elsewhere(job):
-                return False  # it may stand there under its hidden name
+                return None  # it may stand there under its hidden name
             reached("daemon.after.done")
             if outcome is Outcome.LEFT:
                 self._look(job.folder, job.path)
             if outcome is not Outcome.KEPT:
                 self._told(outcome, job.id, readable(os.path.join(root, job.path)))
-        return True
+            if outcome in (Outcome.DELETED, Outcome.MOVED, Outcome.GONE):
+                return no_longer_there(sent)
+        return sent
 
     def _hash(self, job: Job) -> str | None:
         """What was sent; the job was claimed before that was known."""

@@ -16,6 +16,8 @@ COLUMNS = (
     " session_version, hash_part"
 )
 
+_NO_TIME = -(1 << 100)  # nanoseconds; the times of files have 64 bits of seconds
+
 
 class Change(msgspec.Struct, frozen=True):
     """A version of a file to be sent; `path` is below the folder."""
@@ -85,6 +87,15 @@ class Overlay(msgspec.Struct, frozen=True):
 def same_version(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether both stand for the same bytes; an inode of 0 says that inodes mean nothing there."""
     return one.same_version(other, stable_inodes=one.inode != 0 and other.inode != 0)
+
+
+def no_longer_there(sent: Fingerprint) -> Fingerprint:
+    """What is known of a file that was sent and is gone: its size. Its time is one that no file has.
+
+    Another file may come under its name, and have its size and its time; where inodes mean nothing that would be the
+    same version.
+    """
+    return msgspec.structs.replace(sent, mtime_ns=_NO_TIME)
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

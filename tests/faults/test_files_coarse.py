@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +146,22 @@ def test_times_of_whole_seconds(tmp_path: Path, policy: str) -> None:
             file.write(b"version2")
         wait_until("the last version arrives", lambda: arrived.exists() and arrived.read_bytes() == b"version2", 30)
         wait_until("it is deleted, or kept", lambda: path.exists() == (policy == "keep"), 30)
+
+
+@pytest.mark.parametrize("policy", ["delete", "move"])
+def test_the_same_file_once_more_after_it_was_deleted(tmp_path: Path, policy: str) -> None:
+    """A file of the name, size and time of one that was sent and is gone: another file, which goes the same way."""
+    after: object = "delete" if policy == "delete" else {"move": str(tmp_path / "aside")}
+    with strict_disk(tmp_path / "disk") as disk:
+        box = {"path": str(disk.path), "name": "outbox", "after_upload": after, "rescan": "1s"}
+        with Stage(tmp_path, box=box, server={"existing": "replace"}) as stage:
+            stage.start_server()
+            stage.daemon.start()
+            for content in (b"first", b"other"):
+                beside = tmp_path / "being-made"
+                beside.write_bytes(content)
+                os.utime(beside, (1_700_000_000, 1_700_000_000))
+                shutil.copy2(beside, disk.path / "film.mov")
+                wait_until("it is gone", lambda: not (disk.path / "film.mov").exists(), 30, stage.daemon.text)
+                wait_until("no job is left", lambda: not stage.jobs(), 30, stage.daemon.text)
+                assert (stage.server.files() / "outbox" / "film.mov").read_bytes() == content
