@@ -25,7 +25,7 @@ from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
 from chunkyd.server.verify import Verifier
-from chunkyd.storage.base import NameRefused, PathConflict, Storage
+from chunkyd.storage.base import FileInTheWay, NameRefused, PathConflict, Storage
 
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
@@ -230,5 +230,8 @@ def path_problem(found: PathConflict) -> Problem:
             " Rename the file."
         )
         return problem("malformed-request", text)
+    if isinstance(found, FileInTheWay):
+        text = "A newer file stands where a folder of this path should be; move it away, or send the file elsewhere."
+        return problem("path-conflict", text)
     text = "A folder that is not empty stands at this path; move it away, or send the file under another path."
     return problem("path-conflict", text)

@@ -22,7 +22,7 @@ from chunkyd.errors import ChunkyError
 from chunkyd.files import Fingerprint
 from chunkyd.names import numbered_name
 from chunkyd.protocol.paths import Target
-from chunkyd.storage.base import Attributes, PathConflict, Publication, Reader, Storage
+from chunkyd.storage.base import Attributes, FileInTheWay, PathConflict, Publication, Reader, Storage
 from chunkyd.storage.names import free_number
 
 READ_BYTES = 1 << 20
@@ -65,6 +65,7 @@ class Publisher:
             self._finish_renamed(record, target)
             return
         if self._catalog.newest_sequence_in_the_way(target) > record.sequence:
+            self._check_folders(record, target)
             self._keep_overtaken(record, target)
             self._complete(record, None)
             reached("server.publish.overtaken")
@@ -87,14 +88,22 @@ class Publisher:
         self._complete(record, self._file(record, fingerprint))
         reached("server.complete.recorded")
 
+    def _check_folders(self, record: SessionRecord, target: Target) -> None:
+        """What is overtaken by a file in place of one of its folders has no place, not even beside it: FileInTheWay."""
+        path, slash, _ = target.path.rpartition(b"/")
+        while slash:
+            if self._storage.published(Target(target.user, path)) is not None:
+                self._catalog.move(record.session_id, {SessionState.PUBLISHING}, SessionState.RECEIVING)
+                raise FileInTheWay(path)
+            path, slash, _ = path.rpartition(b"/")
+
     def _keep_overtaken(self, record: SessionRecord, target: Target) -> None:
-        """A later initiate's version stands there already. Where old ones are kept, this is one: its client is told
-        that it is complete, and may delete its own.
+        """A later initiate's version stands there already, or below it, or has been there. Where old ones are kept,
+        this is one: its client is told that it is complete, and may delete its own.
 
         Nobody's record names it. A crash in between does it again, or finds that it was done: the partial is gone.
         """
-        there = self._storage.published(target)
-        if not self._keep_old or there is None or self._has_version(target, record.file_hash, record.total_bytes):
+        if not self._keep_old or self._has_version(target, record.file_hash, record.total_bytes):
             return
         folder, slash, name = target.path.rpartition(b"/")
 

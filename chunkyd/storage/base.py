@@ -22,6 +22,10 @@ class PathConflict(Exception):
     """A folder that is not empty stands where the file should go; one that holds only empty folders is not empty."""
 
 
+class FileInTheWay(PathConflict):
+    """A file stands where a folder of the path should be, and is not to be put aside for it."""
+
+
 class NameRefused(PathConflict):
     """The file system takes no such name: too long for it, or with characters it does not have."""
 

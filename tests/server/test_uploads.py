@@ -487,6 +487,47 @@ def test_an_overtaken_version_is_kept_where_old_ones_are() -> None:
     run(scenario)
 
 
+def test_a_file_overtaken_by_a_folder_is_kept_where_old_ones_are() -> None:
+    """A later initiate's file stands below its path by now; or it stood at the path, and was taken away by others."""
+
+    async def scenario() -> None:
+        bench = Bench(keep_old=True)
+        old, new = os.urandom(100), os.urandom(200)
+        first = await bench.open(old)
+        assert await bench.put(await bench.open(new, b"f/below"), new) == "complete"
+        assert await bench.put(first, old) == "complete"
+        assert (bench.content(b"f/below"), bench.content(b"f.~1~")) == (new, old)
+        taken = await bench.open(old, b"g")
+        assert await bench.put(await bench.open(new, b"g"), new) == "complete"
+        del bench.storage._files[Target("u", b"g")]
+        assert await bench.put(taken, old) == "complete"
+        assert bench.content(b"g.~1~") == old
+        await bench.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("keep_old", [True, False])
+def test_a_file_overtaken_by_one_in_place_of_its_folder_is_refused(keep_old: bool) -> None:
+    """There is no place for it: nobody is told that it has arrived, and it can be sent once the other is gone."""
+
+    async def scenario() -> None:
+        bench = Bench(keep_old=keep_old)
+        old, new = os.urandom(100), os.urandom(200)
+        first = await bench.open(old, b"f/below")
+        assert await bench.put(await bench.open(new, b"f"), new) == "complete"
+        with pytest.raises(Problem) as refused:
+            await bench.put(first, old)
+        assert refused.value.name == "path-conflict"
+        assert bench.content(b"f") == new
+        again = await bench.open(old, b"f/below")
+        assert await bench.put(again, old) == "complete"
+        assert bench.content(b"f/below") == old
+        await bench.close()
+
+    run(scenario)
+
+
 def test_many_races_on_one_path_end_with_the_latest() -> None:
     """Twenty sessions finishing at once: the one initiated last is what is published."""
 
