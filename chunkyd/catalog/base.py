@@ -235,8 +235,8 @@ class FileCatalog(Protocol):
         """Record it; records in its way are removed: at the path itself, below it, and at any parent of it."""
         ...
 
-    def remove_file(self, target: Target) -> None:
-        """Forget it; gone already is fine."""
+    def remove_file(self, target: Target, sequence: int | None = None) -> None:
+        """Forget it; gone already is fine. `sequence`: only the record of this one, and none that came after it."""
         ...
 
     def newest_sequence_in_the_way(self, target: Target) -> int:

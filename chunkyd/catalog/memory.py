@@ -249,10 +249,12 @@ class _MemoryFiles(_Locked):
             )
         ]
 
-    def remove_file(self, target: Target) -> None:
+    def remove_file(self, target: Target, sequence: int | None = None) -> None:
         """See the contract."""
         with self._lock:
-            self._files.pop((target.user, target.path), None)
+            found = self._files.get((target.user, target.path))
+            if found is not None and sequence in (None, found.sequence):
+                del self._files[target.user, target.path]
 
     def newest_sequence_in_the_way(self, target: Target) -> int:
         """See the contract."""

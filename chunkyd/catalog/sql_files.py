@@ -68,10 +68,11 @@ class SqlFiles:
         with self._database.writing():
             put(self._database, file)
 
-    def remove_file(self, target: Target) -> None:
+    def remove_file(self, target: Target, sequence: int | None = None) -> None:
         """See the contract."""
+        condition = "user = ? AND path = ? AND (? IS NULL OR sequence = ?)"
         with self._database.writing():
-            _remove(self._database, target.user, "user = ? AND path = ?", target.user, target.path)
+            _remove(self._database, target.user, condition, target.user, target.path, sequence, sequence)
 
     def newest_sequence_in_the_way(self, target: Target) -> int:
         """See the contract."""

@@ -12,9 +12,10 @@ from chunkyd.protocol.paths import readable
 
 @click.command("verify")
 @click.option("--user", "user", default=None, help="Of this user only.")
+@click.option("--forget-missing", is_flag=True, help="Take what is missing off the record, and off the allowance.")
 @json_option
 @pass_options
-def verify(options: Options, user: str | None, as_json: bool) -> int:
+def verify(options: Options, user: str | None, forget_missing: bool, as_json: bool) -> int:
     """Hash what is stored; report damaged, missing, unreadable and unknown files. Exit 1 but for unknown ones."""
     from chunkyd.server.audit import audit
     from chunkyd.server.stores import open_catalog, open_published
@@ -27,6 +28,8 @@ def verify(options: Options, user: str | None, as_json: bool) -> int:
             if found.verdict == "good":
                 good += 1
                 continue
+            if forget_missing and found.verdict == "missing" and found.record is not None:
+                catalog.remove_file(found.target, found.record.sequence)
             findings.append({"verdict": found.verdict, "user": found.target.user, **path_members(found.target.path)})
             if not as_json:
                 click.echo(f"{found.verdict}\t{found.target.user}\t{readable(found.target.path)!r}")

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from chunkyd.catalog.base import FileCatalog
+from chunkyd.catalog.base import FileCatalog, FileRecord
 from chunkyd.errors import EnvironmentFailure
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
@@ -37,25 +37,27 @@ class Published(Protocol):
 class Finding(msgspec.Struct, frozen=True):
     """What became of one file.
 
+    `record`: what was recorded of it when it was judged.
     `damaged`: other bytes than were verified; `unreadable`: the disk, or a permission, does not give them; `unknown`:
     nothing was recorded of it.
     """
 
     target: Target
     verdict: Verdict
+    record: FileRecord | None = None
 
 
 def audit(files: Published, catalog: FileCatalog, user: str | None = None) -> Iterator[Finding]:
     """Every published and every recorded file, once; those that are not good come last."""
     suspicious = []
     for target in _targets(files, catalog, user):
-        finding = Finding(target, _judge(files, catalog, target))
+        finding = _judge(files, catalog, target)
         if finding.verdict == "good":
             yield finding
         else:
             suspicious.append(target)
     for target in suspicious:
-        yield Finding(target, _judge(files, catalog, target))
+        yield _judge(files, catalog, target)
 
 
 def _targets(files: Published, catalog: FileCatalog, user: str | None) -> Iterator[Target]:
@@ -70,10 +72,12 @@ def _targets(files: Published, catalog: FileCatalog, user: str | None) -> Iterat
         raise EnvironmentFailure(what, mend="Check the disk, and who may read data_dir") from error
 
 
-def _judge(files: Published, catalog: FileCatalog, target: Target) -> Verdict:
+def _judge(files: Published, catalog: FileCatalog, target: Target) -> Finding:
     record = catalog.file(target)
-    if record is None:
-        return "unknown"
+    return Finding(target, "unknown" if record is None else _verdict(files, record, target), record)
+
+
+def _verdict(files: Published, record: FileRecord, target: Target) -> Verdict:
     try:
         reader = files.open(target)
         if reader is None:

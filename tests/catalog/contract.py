@@ -508,6 +508,14 @@ class FileContract:
         catalog.remove_file(Target("ann", b"a"))
         assert (catalog.usage("ann"), catalog.usage("bob")) == (1, 7)
 
+    def test_only_the_record_that_is_meant_is_forgotten(self, catalog: Catalog) -> None:
+        """Where a sequence is named, one that came after it stays."""
+        catalog.put_file(file(b"a", size=5, sequence=2))
+        catalog.remove_file(Target("ann", b"a"), 1)
+        assert catalog.usage("ann") == 5
+        catalog.remove_file(Target("ann", b"a"), 2)
+        assert (catalog.usage("ann"), catalog.file(Target("ann", b"a"))) == (0, None)
+
     def test_a_new_catalog_knows_no_files(self, catalog: Catalog) -> None:
         """It says so until it is told that all of them were recorded, however often."""
         catalog.put_file(file())

@@ -113,6 +113,20 @@ def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
         }
 
 
+def test_room_is_made_by_hand(tmp_path: Path) -> None:
+    """What an administrator has deleted counts towards the allowance until it is taken off the record; then no more."""
+    with serving(tmp_path, limits={"reserve": "0B", "per_user": {"local": "1000B"}}) as server:
+        client = server.client()
+        client.upload(os.urandom(600), b"old")
+        server.file("old").unlink()
+        assert client.initiate(os.urandom(600), b"new").reply.problem == "quota-exceeded"
+        assert server.command("verify").returncode == 1
+        assert client.initiate(os.urandom(600), b"new").reply.problem == "quota-exceeded"
+        assert "missing" in server.command("verify", "--forget-missing").stdout
+        assert client.initiate(os.urandom(600), b"new").reply.status == 201
+        assert server.command("verify").returncode == 0
+
+
 def test_check_config_and_bad_ones(tmp_path: Path) -> None:
     """The effective configuration is printed; a bad one is exit 78 with the line; wrong use is 2."""
     server = ServerProcess(tmp_path)
