@@ -192,7 +192,7 @@ def test_a_daemon_that_has_nothing_to_do(tmp_path: Path) -> None:
     with running(daemon):
         wait_until("all is scanned", lambda: daemon.ctl("status")["folders"][0]["state"] == "ok", 20, daemon.text)
         start, before = time.monotonic(), wakes(daemon.pid)
-        wait_until("the root is looked at", lambda: max((wakes(daemon.pid) - before).values(), default=0) >= 5, 60)
-        assert time.monotonic() - start > 5.9  # whatever ticks faster is awake five times sooner
-        often = [count for count in (wakes(daemon.pid) - before).values() if count > 2]
-        assert len(often) == 1  # the one that looks; after the question above some others had to lie down again
+        wait_until("the root is looked at", lambda: max((wakes(daemon.pid) - before).values(), default=0) >= 10, 90)
+        # Twenty seconds; on a busy machine it lies down twice for some looks. What ticks each second is there first.
+        assert time.monotonic() - start > 11
+        assert sum(count >= 10 for count in (wakes(daemon.pid) - before).values()) == 1
