@@ -114,8 +114,7 @@ def is_regular(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode)
 
 
-@contextlib.contextmanager
-def folder_below(root: bytes, folder: bytes) -> Iterator[int]:
+def open_folder_below(root: bytes, folder: bytes) -> int:
     """A descriptor (O_PATH) of a folder below a root; a link on the way is not followed, but NotADirectoryError.
 
     Opened step by step: whoever puts a link in a folder's place leads nobody out of the root, however well he times it.
@@ -127,6 +126,17 @@ def folder_below(root: bytes, folder: bytes) -> Iterator[int]:
             deeper = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = deeper
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def folder_below(root: bytes, folder: bytes) -> Iterator[int]:
+    """The same, closed at the end."""
+    descriptor = open_folder_below(root, folder)
+    try:
         yield descriptor
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from itertools import islice
 
 import msgspec
 
-from chunkyd.files import Fingerprint, fingerprint, folder_below
+from chunkyd.files import Fingerprint, fingerprint, folder_below, open_folder_below
 
 _BATCH = 500
 _NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode has it, which looks twice
@@ -26,15 +26,24 @@ class Batch(msgspec.Struct):
 
 def open_directory(root: bytes, directory: bytes) -> int:
     """A descriptor of a directory below the root; a symlink in its place, or above it, is ENOTDIR."""
-    with folder_below(root, directory) as found:
+    found = open_folder_below(root, directory)
+    try:
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+    finally:
+        os.close(found)
 
 
 def entries(descriptor: int) -> Iterator[Batch]:
-    """All entries of an open directory, some hundred at a time; it stays open. OSError where reading fails."""
+    """All entries of an open directory, some hundred at a time; it stays open. OSError where reading fails.
+
+    One batch at least: whoever takes them does other things in between, in a tree of empty directories too.
+    """
     with os.scandir(descriptor) as found:
-        while some := list(islice(found, _BATCH)):
+        while True:
+            some = list(islice(found, _BATCH))
             yield _sorted(some)
+            if len(some) < _BATCH:
+                return
 
 
 def _sorted(found: Iterable[os.DirEntry[str]]) -> Batch:
