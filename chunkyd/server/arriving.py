@@ -83,18 +83,20 @@ class Arriving:
         """See `Sink`. Raises malformed-request where the body is no batch."""
         for piece in self._gathered:
             self._checker.update(piece)
-        data = b"".join(self._gathered)
-        self._gathered.clear()
+        self._take_in()
+        self._prepare()
+
+    def _take_in(self) -> None:
         try:
-            entries = list(self._parser.feed(data))
+            entries = list(self._parser.feed(b"".join(self._gathered)))
         except ValueError as error:
             raise problem("malformed-request", f"This is no batch: {error}.") from error
+        self._gathered.clear()
         begun = [(file, entry.content) for entry in entries if (file := self._begin(entry)).outcome is None]
         hashes = [file.record.file_hash for file, _ in begun if file.record is not None]
         known = self._publisher.known_hashes(self._user, hashes)
         for file, content in begun:
             self._look_up(file, content, known)
-        self._prepare()
 
     def finish(self) -> None:
         """The body has ended; raises a Problem where it is not what was announced."""
