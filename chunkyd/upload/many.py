@@ -22,7 +22,8 @@ from chunkyd.upload.tree import Found
 from chunkyd.upload.uploader import Result, Uploader
 
 WORKERS = 4
-_GROUPS = 2  # requests of small files at once: while one is committed the next is read
+_GROUPS = 3  # requests of small files at once: while one comes and one is committed, the next is read
+_LEAST = 250  # files that are worth a request of their own
 _SMALL_BYTES = 8 * 1024 * 1024
 _FOR_ALL = frozenset({"unauthorized", "quota-exceeded", "storage-full"})
 
@@ -155,9 +156,11 @@ class Delivery:
         return False
 
     def _next_group(self, most_bytes: int) -> list[Found]:
+        """As many as a request is worth; at the end so few that the threads have as much to do as each other."""
         group: list[Found] = []
         with self._guard:
-            while self._small and not self._stopped and len(group) < MOST_FILES and most_bytes > 0:
+            most = min(MOST_FILES, max(_LEAST, -(-len(self._small) // _GROUPS)))
+            while self._small and not self._stopped and len(group) < most and most_bytes > 0:
                 group.append(self._small.popleft())
                 most_bytes -= group[-1].size
         return group

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
@@ -60,14 +62,34 @@ class _Packed(msgspec.Struct, frozen=True):
     file_hash: str
 
 
-class _Bytes:
-    """Content in memory."""
+class _Pieces:
+    """Content in memory, that lies there in pieces: to join them all would double what a request holds."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+        self._ends = list(itertools.accumulate(map(len, pieces)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
 
     def read(self, start: int, length: int) -> bytes:
-        return self._content[start : start + length]
+        first = bisect_right(self._ends, start)
+        taken: list[bytes] = []
+        for piece, end in zip(self._pieces[first:], self._ends[first:], strict=True):
+            if length <= 0:
+                break
+            skipped = start - (end - len(piece))
+            taken.append(piece[skipped : skipped + length])
+            start += len(taken[-1])
+            length -= len(taken[-1])
+        return b"".join(taken)
+
+    def crc32c(self) -> bytes:
+        """Four bytes."""
+        value = 0
+        for piece in self._pieces:
+            value = google_crc32c.extend(value, piece)
+        return int(value).to_bytes(4, "big")
 
 
 class Together:
@@ -79,6 +101,7 @@ class Together:
         self._most: int | None = None  # bytes the server takes in one request; None: not asked
         self._bytes = _FIRST_BYTES
         self._offering = True
+        self._asking = threading.Lock()
 
     @property
     def most_bytes(self) -> int:
@@ -130,11 +153,12 @@ class Together:
 
     def _room(self, switch: Switch) -> int | None:
         """The bytes the server takes in one request; None where it takes no batch."""
-        if self._most is None:
-            limits = self.client.limits(switch)
-            if EXTENSION in limits.extensions:
-                self._most = limits.max_chunk_bytes
-        return self._most
+        with self._asking:  # those who begin together ask once
+            if self._most is None:
+                limits = self.client.limits(switch)
+                if EXTENSION in limits.extensions:
+                    self._most = limits.max_chunk_bytes
+            return self._most
 
     def _request(
         self, some: Sequence[tuple[int, _Packed]], results: dict[int, Result], switch: Switch, *, offered: bool
@@ -145,12 +169,11 @@ class Together:
             if switch.pulled:
                 raise Interrupted("stopped on request")
 
-        content = _body([packed for _, packed in some], offered=offered)
-        digest = int(google_crc32c.value(content)).to_bytes(4, "big")
-        body = Body(_Bytes(content), (0, len(content)), self._limiter, proceed, _ignore)
+        content = _Pieces(_pieces([packed for _, packed in some], offered=offered))
+        body = Body(content, (0, len(content)), self._limiter, proceed, _ignore)
         began = time.monotonic()
         try:
-            outcomes = self.client.batch(body, digest, len(some), switch)
+            outcomes = self.client.batch(body, content.crc32c(), len(some), switch)
         except NotChunky:
             self._most = None  # another server, or one that was set back: ask it anew
             raise
@@ -225,12 +248,12 @@ def _portions(packed: Sequence[tuple[int, _Packed]], most: int) -> Iterator[list
         yield some
 
 
-def _body(packed: Sequence[_Packed], *, offered: bool) -> bytes:
-    """One behind the other, each content copied once."""
+def _pieces(packed: Sequence[_Packed], *, offered: bool) -> list[bytes]:
+    """The entries, one behind the other."""
     if offered:
-        return b"".join([encode_entry(each.header, 0) for each in packed])
-    pairs = [(encode_entry(each.header, len(each.content)), each.content) for each in packed]
-    return b"".join(itertools.chain.from_iterable(pairs))
+        return [encode_entry(each.header, 0) for each in packed]
+    pairs = ((encode_entry(each.header, len(each.content)), each.content) for each in packed)
+    return list(itertools.chain.from_iterable(pairs))
 
 
 def _result(packed: _Packed, outcome: Outcome, bytes_sent: int) -> Result:
