@@ -100,6 +100,22 @@ class TestPlans:
             assert "COVERING INDEX session_active" in connection.execute(statement).fetchone()[3]
 
 
+class TestStatements:
+    """What is recorded of many files together."""
+
+    def test_four_for_each_of_many(self, sql: SqlCatalog) -> None:
+        """A session comes, a file comes, the session and its ranges go; all the rest is asked for a hundred together."""
+        seen: list[str] = []
+        connection: sqlite3.Connection = sql._database._database.connection()
+        connection.set_trace_callback(seen.append)
+        names = [f"s{number}" for number in range(500)]
+        added = sql.add_sessions([session(name) for name in names], key=b"k", until=600.0)
+        assert sql.known_hashes("ann", [HASH]) == set()
+        sql.complete_all([(each.session_id, file(b"a/%s" % each.session_id.encode())) for each in added])
+        connection.set_trace_callback(None)
+        assert 4 * len(names) <= len(seen) <= 4 * len(names) + 40
+
+
 class TestOthers:
     """Other threads, other processes."""
 
