@@ -6,13 +6,17 @@ Each run has a receiver of its own that has seen nothing: a server that knows a 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import resource
 import select
 import shutil
 import statistics
+import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +33,7 @@ MADV_POPULATE_WRITE = 23
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
+_GET_FLAGS, _SET_FLAGS, _TOP_FOLDER = 0x80086601, 0x40086602, 0x00020000  # ioctl_iflags(2)
 FEW = 2
 LONGEST_RUN = 600.0  # seconds; a run that takes longer is broken
 
@@ -193,10 +198,25 @@ def content(folder: Path, beside: str | None = None) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def spread(folder: Path) -> None:
+    """Tell ext4 that what is in this folder does not belong together: each gets a part of the disk of its own.
+
+    Without a journal ext4 skips inodes that were deleted in the last minutes, and searches among them for every new
+    file: whoever comes after many runs in one place would pay for those before.
+    """
+    with contextlib.suppress(OSError):  # another file system
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8)))
+            fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", flags | _TOP_FOLDER))
+        finally:
+            os.close(descriptor)
+
+
 def measure(contender: Contender[Receiver], source: Path, work: Path, memory: int) -> Run:
     """One run to a fresh receiver; an error where not everything arrived."""
-    folder = work / "run"
-    folder.mkdir()
+    spread(work)
+    folder = Path(tempfile.mkdtemp(dir=work))
     try:
         with contender.receiver(folder, source) as receiver:
             if memory:
