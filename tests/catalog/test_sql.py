@@ -104,7 +104,7 @@ class TestStatements:
     """What is recorded of many files together."""
 
     def test_four_for_each_of_many(self, sql: SqlCatalog) -> None:
-        """A session comes, a file comes, the session and its ranges go; all the rest is asked for a hundred together."""
+        """A session comes, a file comes, the session and its ranges go; the rest is asked for a hundred together."""
         seen: list[str] = []
         connection: sqlite3.Connection = sql._database._database.connection()
         connection.set_trace_callback(seen.append)
