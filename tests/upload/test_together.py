@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from chunkyd.errors import Interrupted
@@ -15,7 +16,7 @@ from chunkyd.protocol.batch import MAX_CONTENT_BYTES, PATH_BATCH
 from chunkyd.upload import Client
 from chunkyd.upload.limiter import Limiter
 from chunkyd.upload.source import Source
-from chunkyd.upload.together import Small, Together
+from chunkyd.upload.together import Small, Together, _Pieces
 from tests.e2e.programs import Server, running
 from tests.upload.faultproxy import Answer, Cut, FaultProxy, Seen, Stall, Swallow
 
@@ -43,6 +44,18 @@ def lengths(proxy: FaultProxy) -> int:
 
 def published(server: Server, file: Small) -> Path:
     return server.files() / os.fsdecode(file.path)
+
+
+def test_content_in_pieces() -> None:
+    """Any range of it reads as of the whole, across pieces, beside empty ones, up to its end and no further."""
+    pieces = [b"abc", b"", b"d", b"efghij", b""]
+    whole = b"".join(pieces)
+    content = _Pieces(pieces)
+    assert len(content) == len(whole)
+    assert content.crc32c() == int(google_crc32c.value(whole)).to_bytes(4, "big")
+    for start in range(len(whole) + 1):
+        for length in range(len(whole) + 2):
+            assert content.read(start, length) == whole[start : start + length]
 
 
 def test_they_arrive(proxy: FaultProxy, server: Server, small: list[Small]) -> None:
