@@ -23,6 +23,10 @@ BITE_BYTES = 8 << 20
 READ_BYTES = 1 << 20
 
 
+class CutPartial(Exception):
+    """The partial is shorter than what is stored of it, by somebody else's hand or a disk's: it is not the file."""
+
+
 class _Following:
     """One session's hash so far."""
 
@@ -70,7 +74,9 @@ class Verifier:
         self._enqueue(following)
 
     async def digest(self, session: LiveSession) -> str:
-        """The SHA-256 of the whole, in hexadecimal; every byte must be checked. Raises what reading raises."""
+        """The SHA-256 of the whole, in hexadecimal; every byte must be checked. Raises CutPartial, and what reading
+        raises.
+        """
         following = self._following.get(session.session_id)
         if following is None:
             following = self._following[session.session_id] = _Following(session)
@@ -133,6 +139,6 @@ def _bite(following: _Following, partial: Partial, stop: int) -> None:
     while following.position < stop:
         data = partial.read(following.position, min(READ_BYTES, stop - following.position))
         if not data:
-            raise OSError("the partial is shorter than what is stored of it")
+            raise CutPartial
         following.hash.update(data)
         following.position += len(data)

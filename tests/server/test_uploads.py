@@ -856,6 +856,27 @@ def test_rot_in_a_partial_is_found_after_a_restart() -> None:
     run(scenario)
 
 
+def test_a_partial_that_was_cut_is_one_of_other_bytes() -> None:
+    """Whoever cut it: its session is dead, so that its client begins anew, and nobody tries for ever."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        session = await bench.open(DATA)
+        bench.storage.open(session.session_id).write(0, DATA)
+        bench.catalog.move(session.session_id, {SessionState.RECEIVING}, SessionState.PUBLISHING, inode=1)
+        await bench.close()
+        bench.storage._partials[session.session_id].size = 1000
+        again = Bench(bench.storage, bench.catalog, clock=bench.clock)
+        again.uploads.load()
+        again.uploads.resume()
+        found = await again.uploads.find("u", session.session_id)
+        await until(lambda: found.state is SessionState.DEAD)
+        assert again.content() is None
+        await again.close()
+
+    run(scenario)
+
+
 def test_stopping_refuses_bodies_on_their_way() -> None:
     """A body that still waits gets shutting-down; what was stored before stays."""
 
