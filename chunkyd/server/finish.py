@@ -24,7 +24,7 @@ from chunkyd.server.publish import Publisher, SessionLost, Stopped
 from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
 from chunkyd.server.threads import Threads
-from chunkyd.server.verify import CutPartial, Verifier
+from chunkyd.server.verify import Verifier, WrongLength
 from chunkyd.storage.base import FileInTheWay, NameRefused, PathConflict, Storage
 
 FIRST_RETRY_SECONDS = 1.0
@@ -169,8 +169,10 @@ class Finisher:
                 return True
         try:
             return await self._verifier.digest(session) == session.record.file_hash
-        except CutPartial:
-            log.error("session %.8s: its partial file is shorter than what was stored of it", session.session_id)
+        except WrongLength:
+            log.error(
+                "session %.8s: its partial file is shorter than what was stored of it, or longer", session.session_id
+            )
             return False
 
     async def _publish(self, session: LiveSession) -> None:

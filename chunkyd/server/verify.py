@@ -23,8 +23,8 @@ BITE_BYTES = 8 << 20
 READ_BYTES = 1 << 20
 
 
-class CutPartial(Exception):
-    """The partial is shorter than what is stored of it, by somebody else's hand or a disk's: it is not the file."""
+class WrongLength(Exception):
+    """The partial is shorter than what is stored of it, or longer than the file, by somebody's hand or a disk's."""
 
 
 class _Following:
@@ -74,7 +74,7 @@ class Verifier:
         self._enqueue(following)
 
     async def digest(self, session: LiveSession) -> str:
-        """The SHA-256 of the whole, in hexadecimal; every byte must be checked. Raises CutPartial, and what reading
+        """The SHA-256 of the whole, in hexadecimal; every byte must be checked. Raises WrongLength, and what reading
         raises.
         """
         following = self._following.get(session.session_id)
@@ -139,6 +139,9 @@ def _bite(following: _Following, partial: Partial, stop: int) -> None:
     while following.position < stop:
         data = partial.read(following.position, min(READ_BYTES, stop - following.position))
         if not data:
-            raise CutPartial
+            raise WrongLength
         following.hash.update(data)
         following.position += len(data)
+    total = following.session.total
+    if following.position == total and partial.read(total, 1):
+        raise WrongLength

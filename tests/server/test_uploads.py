@@ -856,8 +856,9 @@ def test_rot_in_a_partial_is_found_after_a_restart() -> None:
     run(scenario)
 
 
-def test_a_partial_that_was_cut_is_one_of_other_bytes() -> None:
-    """Whoever cut it: its session is dead, so that its client begins anew, and nobody tries for ever."""
+@pytest.mark.parametrize("size", [1000, 6000])
+def test_a_partial_of_another_length_is_one_of_other_bytes(size: int) -> None:
+    """Whoever cut it, or made it longer: its session is dead, its client begins anew, and nothing is published."""
 
     async def scenario() -> None:
         bench = Bench()
@@ -865,7 +866,7 @@ def test_a_partial_that_was_cut_is_one_of_other_bytes() -> None:
         bench.storage.open(session.session_id).write(0, DATA)
         bench.catalog.move(session.session_id, {SessionState.RECEIVING}, SessionState.PUBLISHING, inode=1)
         await bench.close()
-        bench.storage._partials[session.session_id].size = 1000
+        bench.storage._partials[session.session_id].size = size
         again = Bench(bench.storage, bench.catalog, clock=bench.clock)
         again.uploads.load()
         again.uploads.resume()
