@@ -148,7 +148,7 @@ def test_times_of_whole_seconds(tmp_path: Path, policy: str) -> None:
         wait_until("it is deleted, or kept", lambda: path.exists() == (policy == "keep"), 30)
 
 
-@pytest.mark.parametrize("policy", ["delete", "move"])
+@pytest.mark.parametrize("policy", ["delete", pytest.param("move", marks=pytest.mark.long)])
 def test_the_same_file_once_more_after_it_was_deleted(tmp_path: Path, policy: str) -> None:
     """A file of the name, size and time of one that was sent and is gone: another file, which goes the same way."""
     after: object = "delete" if policy == "delete" else {"move": str(tmp_path / "aside")}
