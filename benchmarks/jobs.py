@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.filled import fill, open_state, queue_of
-from benchmarks.harness import LONGEST_RUN, ended_within, settled_start
+from benchmarks.harness import ended_within, run_client, settled_start
 from benchmarks.rows import Findings, Row, at_most, row
 from chunkyd.control.client import ControlClient
 from tests.e2e.programs import BIN, Daemon
@@ -64,7 +63,7 @@ class _Figures:
             control = ControlClient(str(daemon.socket))
             self._answers.append(_seconds_of(lambda: control.jobs(limit=100)))
             command = [str(BIN / "chunkyctl"), "--config", str(daemon.config), "list", "--limit", "100"]
-            self._lists.append(_seconds_of(lambda: _quiet(command)))
+            self._lists.append(run_client(command)[0])
         finally:
             ended_within(daemon, 30)
 
@@ -113,7 +112,3 @@ def _seconds_of(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _quiet(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=LONGEST_RUN)
