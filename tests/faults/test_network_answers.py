@@ -228,4 +228,5 @@ def test_a_bit_turned_in_a_head(mangled: Storm, name: str) -> None:
 def test_a_head_that_says_another_thing_is_refused(mangled: Storm) -> None:
     """The server cannot tell it from one that was meant so: the job failed, and arrived after a retry."""
     assert mangled.refused["initiate-host"].startswith("Forbidden: ")
-    assert mangled.cases["initiate-host"].counts["initiate"] == 2
+    # The refused one, and one after the retry; once more where another's fault took its connection away.
+    assert mangled.cases["initiate-host"].counts["initiate"] >= 2
