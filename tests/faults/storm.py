@@ -131,10 +131,10 @@ class Storm:
         return len(self._control().history(limit=1000).jobs) >= len(self.cases) and not self._control().jobs().jobs
 
     def _over_after_retries(self) -> bool:
-        failed = {job.path: job.error or "" for job in self._control().jobs().jobs if job.state == "failed"}
+        failed = [job for job in self._control().jobs().jobs if job.state == "failed"]
         if failed:
-            self.refused |= failed
-            self._control().retry()
+            self.refused |= {job.path: job.error or "" for job in failed}
+            self._control().retry(tuple(job.id for job in failed))  # no other, that failed only now and was not noted
         return self._over()
 
     def _ended(self) -> bool:
