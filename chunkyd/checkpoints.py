@@ -62,7 +62,7 @@ CHECKPOINTS: Mapping[str, str] = {
     "catalog.damaged.moved": "the damaged catalog is moved aside, durably",
     "catalog.backup.synced": "the copy before a migration is synced under its temporary name",
     "catalog.backup.made": "the copy has its name, durably",
-    "catalog.migration.committing": "one step of the schema is made, not yet committed",
+    "catalog.migration.committing": "the schema is made or brought up to date, not yet committed",
     "catalog.committing": "any change of the catalog, before its commit",
     "catalog.committed": "any change of the catalog, after its commit",
     "catalog.user.added": "a user is recorded, without a token yet",

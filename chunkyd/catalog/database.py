@@ -22,10 +22,11 @@ from chunkyd.catalog.spare import Spare
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, StateError, StorageFull
 from chunkyd.files import has_no_room
+from chunkyd.write_ahead import begin_log
 
 Row = tuple[Any, ...]
 
-_PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "cache_size": -1024, "journal_size_limit": 1 << 26}
+_PRAGMAS = {"synchronous": "full", "cache_size": -1024, "journal_size_limit": 1 << 26}
 _TIMEOUT_SECONDS = 30
 _VALUES = 500  # in one statement, beside a few others: older SQLites take 999
 
@@ -108,6 +109,7 @@ class CatalogDatabase:
     def _connect(self, *arguments: Any, **options: Any) -> _Connection:
         connection = _Connection(*arguments, **options)
         self._opened.add(connection)
+        begin_log(connection, _TIMEOUT_SECONDS)
         return connection
 
     @contextlib.contextmanager

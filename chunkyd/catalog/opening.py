@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import sqlite3
@@ -90,44 +91,48 @@ def _readable(damaged: str, statement: str) -> list[Row]:
 def migrate(database: CatalogDatabase, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
     """Bring the tables to this program's version; a backup is made first, of a file that holds something.
 
-    A new catalog gets its tables and what is saved of a damaged one in one step: a crash leaves it new.
+    All in one transaction, the tables of a new catalog and what is saved of a damaged one too: no crash leaves half
+    of it, and of processes that open the catalog at once one does it and the others find it done.
     """
-    version = _version(database)
+    if _version(database, migrations) == len(migrations):
+        return
+    with database.writing():
+        version = _version(database, migrations)
+        if version == len(migrations):
+            return
+        if version > 0:
+            _back_up(database.path, version)
+        for statement in itertools.chain.from_iterable(migrations[version:]):
+            database.change(statement)
+        if version == 0 and (damaged := last_aside(database.path)) is not None:
+            _save_users(damaged, database)
+        database.change(f"PRAGMA user_version = {len(migrations)}")
+        reached("catalog.migration.committing")
+
+
+def _version(database: CatalogDatabase, migrations: Sequence[Sequence[str]]) -> int:
+    row = database.row("PRAGMA user_version")
+    version = int(row[0]) if row is not None else 0
     if version > len(migrations):
         raise StateError(
             f"the catalog {database.path} has version {version}; this program knows {len(migrations)}",
             mend="install the newer chunky-server again, or restore the backup beside the catalog",
         )
-    if 0 < version < len(migrations):
-        _back_up(database, version)
-    for number in range(version, len(migrations)):
-        with database.writing():
-            if _version(database) == number:  # else another process was faster
-                for statement in migrations[number]:
-                    database.change(statement)
-                if number == 0 and (damaged := last_aside(database.path)) is not None:
-                    _save_users(damaged, database)
-                database.change(f"PRAGMA user_version = {number + 1}")
-                reached("catalog.migration.committing")
+    return version
 
 
-def _version(database: CatalogDatabase) -> int:
-    row = database.row("PRAGMA user_version")
-    return int(row[0]) if row is not None else 0
-
-
-def _back_up(database: CatalogDatabase, version: int) -> None:
-    backup = f"{database.path}.version-{version}"
-    if os.path.exists(backup):
-        return
+def _back_up(path: str, version: int) -> None:
+    """Inside the migration's transaction, so one process at a time: another connection sees what was before it."""
+    backup = f"{path}.version-{version}"
     temporary = f"{backup}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     make_file(temporary)
-    database.rows("VACUUM INTO ?", temporary)
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as reader:
+        reader.execute("VACUUM INTO ?", (temporary,))
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     reached("catalog.backup.synced")
-    os.rename(temporary, backup)
+    os.replace(temporary, backup)
     fsync_directory(os.path.dirname(backup) or ".")
     reached("catalog.backup.made")

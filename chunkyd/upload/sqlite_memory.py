@@ -27,9 +27,9 @@ from chunkyd.files import (
 from chunkyd.protocol.late_hash import is_file_version
 from chunkyd.protocol.messages import Bytes, SessionId
 from chunkyd.upload.memory import Origin, Remembered, UploadKey
+from chunkyd.write_ahead import begin_log
 
 _PATIENCE_SECONDS = 30.0  # with other processes
-_LOOK_AGAIN_SECONDS = 0.01
 _DURABLE = "PRAGMA synchronous = FULL"  # the last commit survives a power cut
 _QUICK = "PRAGMA synchronous = NORMAL"  # it survives the end of the process
 _FIRST = (
@@ -107,7 +107,8 @@ class SqliteMemory:
 
     def _prepare(self) -> None:
         with _translated(self.path):
-            self._begin_log()
+            self._version()  # before anything is written: one of a newer program stays as it is
+            begin_log(self._database, _PATIENCE_SECONDS)
             if os.stat(self.path).st_mode & 0o077:  # only now it is known to be a database
                 os.chmod(self.path, 0o600)
             self._database.execute(_DURABLE)
@@ -128,19 +129,6 @@ class SqliteMemory:
                 mend="Update this program, or name another file.",
             )
         return int(version)
-
-    def _begin_log(self) -> None:
-        """Have a write-ahead log. SQLite's own patience does not cover this: of two who begin a new file one fails."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                self._version()  # before anything is written: one of a newer program stays as it is
-                self._database.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                    raise
-            time.sleep(_LOOK_AGAIN_SECONDS)
 
     @contextlib.contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:

@@ -22,15 +22,23 @@ from chunkyd.catalog.database import CatalogDatabase
 from chunkyd.catalog.opening import migrate, move_aside
 from chunkyd.catalog.schema import MIGRATIONS
 from chunkyd.catalog.sql import SqlCatalog
+from chunkyd.checkpoints import VARIABLE
 from chunkyd.errors import StateError, StorageFull
 from chunkyd.protocol.paths import Target
 from chunkyd.protocol.ranges import RangeSet
 from tests.catalog.helpers import HASH, file, session
+from tests.e2e.programs import wait_until
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "catalog.sqlite3"
+
+
+def opening(path: Path) -> list[str]:
+    """A process that opens the catalog, dying or stopping where its environment says, and prints the users."""
+    code = "import os, sys; from chunkyd.checkpoints import arm; from chunkyd.catalog.sql import SqlCatalog;"
+    return [sys.executable, "-c", f"{code} arm(os.environ); print(SqlCatalog(sys.argv[1]).users())", str(path)]
 
 
 def use_everything(catalog: Catalog) -> None:
@@ -162,6 +170,37 @@ class TestOthers:
         assert [process.wait(60) for process in running] == [0] * 4
         with contextlib.closing(SqlCatalog(str(path))) as catalog:
             assert catalog.users() == [f"user{number}" for number in range(4)]
+
+    def test_a_new_one_is_whole_with_its_first_commit(self, path: Path) -> None:
+        """There is no moment at which another process could take a catalog that is being made for an older one."""
+        armed = {**os.environ, VARIABLE: "catalog.committed"}
+        assert subprocess.run(opening(path), env=armed, timeout=60, check=False).returncode == -signal.SIGKILL
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            use_everything(catalog)
+        assert os.listdir(path.parent) == [path.name]
+
+    @pytest.mark.parametrize("held", ["catalog.backup.synced", "catalog.backup.made", "catalog.migration.committing"])
+    def test_many_processes_migrate_at_once(self, path: Path, held: str) -> None:
+        """Where one process is at its migration, the others wait for it and find it done; there is one whole backup."""
+        with contextlib.closing(SqlCatalog(str(path))) as catalog:
+            catalog.add_user("ann", 1.0)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript("ALTER TABLE session DROP COLUMN file_version; PRAGMA user_version = 3")
+        first = subprocess.Popen(opening(path), env={**os.environ, VARIABLE: f"{held}=stop"})
+        held_now = os.WSTOPPED | os.WNOWAIT | os.WNOHANG
+        wait_until("the first is held", lambda: os.waitid(os.P_PID, first.pid, held_now))
+        others = [subprocess.Popen(opening(path), stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            others[0].wait(1)
+        assert [process.poll() for process in others] == [None] * 3
+        first.send_signal(signal.SIGCONT)
+        assert [process.wait(60) for process in (first, *others)] == [0] * 4
+        assert [process.communicate()[0] for process in others] == ["['ann']\n"] * 3
+        with contextlib.closing(sqlite3.connect(f"{path}.version-3")) as backup:
+            assert backup.execute("SELECT name FROM user").fetchall() == [("ann",)]
+        assert {name.removeprefix(path.name) for name in os.listdir(path.parent)} <= {"", ".version-3", "-wal", "-shm"}
 
     def test_killed_after_a_commit(self, path: Path) -> None:
         """What a method had returned from is there after a kill; what it was in the middle of is whole or absent."""

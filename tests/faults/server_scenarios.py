@@ -24,7 +24,7 @@ from tests.server.process import Client, sha
     "storage.lock.taken storage.partial.making storage.partial.made storage.partial.allocated storage.partial.durable"
     " storage.attributes.set storage.attributes.synced storage.folder.made*3 storage.folder.synced*3"
     " storage.publish.renaming storage.publish.renamed storage.publish.synced catalog.file.made"
-    " catalog.migration.committing*2 catalog.committing*9 catalog.committed*9 server.session.recorded"
+    " catalog.migration.committing catalog.committing*6 catalog.committed*6 server.session.recorded"
     " server.initiate.answering server.request.answered*6 server.chunk.writing*3 server.chunk.written*3"
     " server.chunk.syncing*3 server.chunk.synced*3 server.chunk.recorded*3 server.chunk.answering*3 server.end.recorded"
     " server.end.answering server.verdict.right server.publish.prepared server.publish.recorded server.publish.placed"
