@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_STAMP := $(VENV)/installed-test
 # What some tests start besides our own programs; without root they are asked for, and those tests say why they skip.
-TEST_PACKAGES := rsync systemd util-linux mount openssl strace gcc libc6-dev
+TEST_PACKAGES := rsync systemd util-linux mount openssl strace gcc libc6-dev xfsprogs btrfs-progs
 
 .PHONY: run test network files crash check clean packages chaos machines powerloss disks time million bench bench-peers
 

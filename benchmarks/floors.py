@@ -1,6 +1,7 @@
 """`python -m benchmarks.floors`: what each thing that an upload cannot do without costs here, for 1 GiB.
 
-Each is done alone, in C, with nothing of the project around it: nobody can be faster, whatever the program.
+Each is done alone, in C, with nothing of the project around it: nobody can be faster, whatever the program. With
+`--small`: what it costs to have 2,000 files of 16 KiB on the disk, in each of the ways decision 0024 is about.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import google_crc32c
 
-from benchmarks.harness import GIBIBYTE, MEBIBYTE, prewarm, random_file
+from benchmarks.harness import GIBIBYTE, MEBIBYTE, prewarm, random_file, spread
+from chunkyd.storage.system import start_writing_back, sync_file_system
 
 PIECE = MEBIBYTE
+SMALL_FILES, SMALL_BYTES, GROUP = 2000, 16384, 64
 Floor = Callable[[int, bytearray], object]
 
 
@@ -28,7 +32,11 @@ def main() -> None:
     """Five times each, medians."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floors", description=__doc__)
     parser.add_argument("--work", type=Path, help="a folder for the data (default: a temporary one)")
+    parser.add_argument("--small", action="store_true", help="small files, and nothing else")
     arguments = parser.parse_args()
+    if arguments.small:
+        _small(arguments.work)
+        return
     with tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=arguments.work) as work:
         file = random_file(Path(work) / "file", GIBIBYTE)
         prewarm(2 * GIBIBYTE)
@@ -44,6 +52,53 @@ def main() -> None:
         _show("write a new file", [_written(Path(work), sync=False) for _ in range(5)])
         _show("the same, and fdatasync", [_written(Path(work), sync=True) for _ in range(5)])
         _show("sendfile to a loopback socket, and recv", [_sent(file) for _ in range(5)])
+
+
+def _small(place: Path | None) -> None:
+    with ThreadPoolExecutor(4) as pool, tempfile.TemporaryDirectory(prefix="chunky-benchmark-", dir=place) as work:
+        spread(Path(work))
+
+        def one_by_one(descriptors: Sequence[int]) -> None:
+            for descriptor in descriptors:
+                start_writing_back(descriptor)
+            for descriptor in descriptors:
+                os.fsync(descriptor)
+
+        def by_four_threads(descriptors: Sequence[int]) -> None:
+            for descriptor in descriptors:
+                start_writing_back(descriptor)
+            list(pool.map(os.fsync, descriptors))
+
+        def one_sync(descriptors: Sequence[int]) -> None:
+            sync_file_system(descriptors[-1])
+            os.fsync(descriptors[-1])
+
+        ways = {"synced one by one": one_by_one, "by four threads": by_four_threads, "one sync for 64": one_sync}
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(5):
+            for name, way in ways.items():
+                runs[name].append(_many(Path(tempfile.mkdtemp(dir=work)), way))
+        for name, found in runs.items():
+            _show(name, found)
+
+
+def _many(folder: Path, sync: Callable[[Sequence[int]], None]) -> tuple[float, float]:
+    content = os.urandom(SMALL_BYTES)
+
+    def write() -> None:
+        for first in range(0, SMALL_FILES, GROUP):
+            group: list[int] = []
+            for number in range(first, min(first + GROUP, SMALL_FILES)):
+                descriptor = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                os.write(descriptor, content)
+                os.utime(descriptor, (1, 1))
+                group.append(descriptor)
+            sync(group)
+            for descriptor in group:
+                os.close(descriptor)
+
+    os.sync()
+    return _timed(write)
 
 
 def _show(name: str, runs: list[tuple[float, float]]) -> None:

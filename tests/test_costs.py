@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.filled import know_tree, open_state
+from chunkyd.server.arriving import TOGETHER
 from tests.e2e.programs import BIN, Daemon, Program, Server, running, tree, wait_until
 
 MIB = 1 << 20
@@ -57,6 +58,7 @@ def many(folder: Path) -> Path:
 SYNCS = ("fsync", "fdatasync")
 ABOUT_FILES = (
     *SYNCS,
+    "syncfs",
     *("openat", "close", "fstat", "newfstatat", "pread64", "pwrite64", "pwritev", "pwritev2", "sync_file_range"),
     *("fchmod", "utimensat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "link", "linkat", "fcntl"),
 )
@@ -109,20 +111,22 @@ def test_a_big_file(tmp_path: Path) -> None:
 
 
 def test_many_small_files(tmp_path: Path) -> None:
-    """A thousand: few requests, few syncs beyond the one each needs, few calls to the kernel; again: headers alone."""
+    """A thousand: few requests, few syncs, few calls to the kernel; again: headers alone."""
     server = Server(tmp_path)
     folder = many(tmp_path / "many")
     with running(server):
         with counted(server, tmp_path / "calls", ABOUT_FILES) as calls:
             upload(server, tmp_path, "-r", folder)
         asked = requests(server)
-        assert asked.total() <= 8
+        assert asked.total() <= 14  # the first of them small, so that the server begins early
         syncs = calls["fsync"] + calls["fdatasync"]
-        assert MANY <= syncs <= 1.2 * MANY + 100  # its bytes; folders and commits are shared
+        # For each file a share in one of its group, or one of its own where other programs keep the disk busy.
+        assert syncs + TOGETHER * calls["syncfs"] >= MANY
+        assert syncs + calls["syncfs"] <= 1.2 * MANY + 100
         assert calls["openat"] <= 2.1 * MANY + 100  # to write it, and to see it get its name
         assert calls.total() <= 16 * MANY  # 13 are each file's own
         upload(server, tmp_path, "-r", folder)
-        assert requests(server).total() - asked.total() <= 6
+        assert requests(server).total() - asked.total() <= 10
         assert requests(server)["initiateUploadSession"] == 0
 
 

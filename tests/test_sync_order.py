@@ -5,6 +5,7 @@ Power cuts show it at length (tests/faults/test_power_loss.py); here each sync i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -23,7 +24,8 @@ from chunkyd.files import atomic_write, fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.server.publish import Publisher
 from chunkyd.settings import Delete, Move
-from chunkyd.storage.base import Attributes, NewFile
+from chunkyd.storage import system
+from chunkyd.storage.base import Attributes, NewFile, Prepared
 from chunkyd.storage.disk import DiskStorage
 from tests.server.test_session import record
 from tests.storage.helpers import publish, upload
@@ -113,13 +115,83 @@ def test_a_publication(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> 
     )
 
 
-def test_small_files_together(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
-    """Every one is synced, after its attributes; and all have theirs before the first sync, which they then share."""
+@pytest.fixture
+def one_sync(monkeypatch: pytest.MonkeyPatch, disk: DiskStorage, steps: list[Step]) -> Callable[..., None]:
+    """A disk for which one sync of its file system is as good, as the arguments have it."""
+
+    def arrange(*, unwritten: int = 0, fails: int | None = None) -> None:
+        def sync_file_system(descriptor: int) -> None:
+            if fails is not None:
+                raise OSError(fails, os.strerror(fails))
+            system.sync_file_system(descriptor)
+            steps.append(("sync all", os.readlink(f"/proc/self/fd/{descriptor}")))
+
+        monkeypatch.setattr(disk, "_syncs_as_one", True)
+        monkeypatch.setattr("chunkyd.storage.disk.unwritten_bytes", lambda: unwritten)
+        monkeypatch.setattr("chunkyd.storage.disk.sync_file_system", sync_file_system)
+
+    return arrange
+
+
+def small(tmp_path: Path) -> tuple[list[NewFile], list[str]]:
+    """Nine small files, and where they are while they are prepared."""
     names = [f"{number:032}" for number in range(9)]
-    disk.prepare_all([NewFile(name, b"content", Attributes(modified_ns=1, mode=0o600)) for name in names])
-    paths = sorted(str(tmp_path / "data" / "partial" / name) for name in names)
-    assert sorted(path for what, path in steps[:9] if what == "attributes") == paths
-    assert sorted(path for what, path in steps[9:] if what == "sync") == paths
+    files = [NewFile(name, b"content", Attributes(modified_ns=1, mode=0o600)) for name in names]
+    return files, [str(tmp_path / "data" / "partial" / name) for name in names]
+
+
+def test_small_files_together(
+    disk: DiskStorage, steps: list[Step], one_sync: Callable[..., None], tmp_path: Path
+) -> None:
+    """One sync of the file system for all, after all their attributes; one more, of a file, for the disk's cache."""
+    one_sync()
+    files, paths = small(tmp_path)
+    assert all(isinstance(outcome, Prepared) for outcome in disk.prepare_all(files))
+    assert steps == [
+        *(("attributes", path) for path in paths),
+        ("sync all", str(tmp_path / "data" / "partial")),
+        ("sync", paths[-1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arranged", [{"unwritten": 65 << 20}, {"fails": errno.EIO}, None], ids=["much to write", "it fails", "not offered"]
+)
+def test_small_files_one_by_one(
+    disk: DiskStorage,
+    steps: list[Step],
+    one_sync: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arranged: dict[str, Any] | None,
+) -> None:
+    """Else every one is synced, after its attributes; all have theirs before the first sync, and share its work."""
+    if arranged is None:
+        monkeypatch.setattr(disk, "_syncs_as_one", False)
+    else:
+        one_sync(**arranged)
+    files, paths = small(tmp_path)
+    assert all(isinstance(outcome, Prepared) for outcome in disk.prepare_all(files))
+    assert steps == [*(("attributes", path) for path in paths), *(("sync", path) for path in paths)]
+
+
+def test_one_of_many_small_files_is_not_synced(
+    disk: DiskStorage, one_sync: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the common sync fails, each says for itself whether it was one of those that are not on the disk."""
+    one_sync(fails=errno.EIO)
+    files, paths = small(tmp_path)
+    fsync = os.fsync
+
+    def broken(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == paths[4]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    outcomes = disk.prepare_all(files)
+    assert [isinstance(outcome, Prepared) for outcome in outcomes] == [number != 4 for number in range(9)]
+    assert sorted(disk.partials()) == [file.session_id for number, file in enumerate(files) if number != 4]
 
 
 def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ WRITERS = 8
 RECORDERS = 8
 HASHERS = 2
 COPIERS = 2
-WEB_SERVER = 3  # Granian's own; the storage has its SYNCERS
+WEB_SERVER = 3  # Granian's own
 
 
 class Threads:

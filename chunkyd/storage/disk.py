@@ -6,9 +6,10 @@
 
 `partial` and `files` are on one file system: publishing is a rename. See `placing` for the steps of it.
 
-Many small files are made together: all are written and have their attributes before write-back begins for any, and all
-are being written back before the first is synced. A file system that writes inodes by the block, and commits what has
-gathered, then does both a few times for all of them, and not once for each.
+Many small files are made together: all are written and have their attributes before the first is synced. Where that
+is cheap, one sync of the file system is for all of them (decision 0024). Else all are being written back before the
+first is synced: a file system that writes inodes by the block, and commits what has gathered, does both a few times
+for all of them, and not once for each.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ from chunkyd.protocol.paths import Target, check_path
 from chunkyd.storage.base import Attributes, NewFile, Prepared, Publication
 from chunkyd.storage.names import session_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile, write_all
-from chunkyd.storage.system import allocate, share_content, start_writing_back
+from chunkyd.storage.system import (
+    allocate,
+    share_content,
+    start_writing_back,
+    sync_file_system,
+    syncs_as_one,
+    unwritten_bytes,
+)
 from chunkyd.storage.tree import Published, Tree
-from chunkyd.threads import begun_pool
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = _OPEN | os.O_CREAT | os.O_EXCL
 _FILE_MODE = 0o644  # less the umask; the partials' folder is closed to others
-SYNCERS = 3  # beside the thread that asks: a disk takes several requests at once, and one thread gives it one
+_LITTLE_BYTES = 64 << 20  # of everybody's, to be written with ours: a fraction of a second
 _PROBE = b".probe"
 _PROBE_BYTES = bytes(4096)
 
@@ -78,8 +85,7 @@ class DiskStorage:
                 mend="put both on one: a finished upload is published by a rename",
             )
         self._tree = Tree(files, self._partials)
-        self._syncers = begun_pool(SYNCERS, "sync")
-        self._held.callback(self._syncers.shutdown)
+        self._syncs_as_one = syncs_as_one(data_dir)
         for name in os.listdir(self._partials):
             if name.startswith("."):
                 os.unlink(name, dir_fd=self._partials)
@@ -176,10 +182,27 @@ class DiskStorage:
     def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
         """See the contract. Each step is made for all of them before the next: see the module."""
         made = [self._write_new(file) for file in files]
-        for file, each in zip(files, made, strict=True):
-            if isinstance(each, _Made):
-                start_writing_back(each.descriptor, 0, len(file.content))
-        return self._sync_new(files, made)
+        descriptors = [each.descriptor for each in made if isinstance(each, _Made)]
+        synced = len(descriptors) > 1 and self._sync_as_one(descriptors[-1])
+        if not synced:
+            for descriptor in descriptors:
+                start_writing_back(descriptor)
+        return [self._prepare_new(file, each, synced=synced) for file, each in zip(files, made, strict=True)]
+
+    def _sync_as_one(self, last: int) -> bool:
+        """Sync the file system, bytes and metadata; False where each file is to be synced by itself.
+
+        The last file is synced besides: ext4 without a journal flushes the disk's cache before it writes the inodes.
+        """
+        if not self._syncs_as_one or unwritten_bytes() > _LITTLE_BYTES:
+            return False
+        try:
+            sync_file_system(self._partials)
+            os.fsync(last)
+        except OSError:  # not of which file, nor that it was one of ours
+            return False
+        reached("storage.attributes.synced")
+        return True
 
     def _write_new(self, file: NewFile) -> _Made | OSError | StorageFull:
         name, mode = session_name(file.session_id), file.attributes.mode
@@ -195,31 +218,15 @@ class DiskStorage:
                 self.discard(file.session_id)
             return error
 
-    def _sync_new(
-        self, files: Sequence[NewFile], made: Sequence[_Made | OSError | StorageFull]
-    ) -> list[Prepared | OSError | StorageFull]:
-        """Several at once: the caller's own thread is one of those that sync."""
-        outcomes: dict[int, Prepared | OSError | StorageFull] = {}
-
-        def share(first: int) -> None:
-            for number in range(first, len(files), SYNCERS + 1):
-                outcomes[number] = self._prepare_new(files[number], made[number])
-
-        others = [self._syncers.submit(share, first) for first in range(1, min(SYNCERS + 1, len(files)))]
-        share(0)
-        for other in others:
-            other.result()
-        return [outcomes[number] for number in range(len(files))]
-
-    def _prepare_new(self, file: NewFile, made: _Made | OSError | StorageFull) -> Prepared | OSError | StorageFull:
+    def _prepare_new(
+        self, file: NewFile, made: _Made | OSError | StorageFull, *, synced: bool
+    ) -> Prepared | OSError | StorageFull:
         if not isinstance(made, _Made):
             return made
         try:
-            with disk_full_is_storage_full(DISK_FULL_TEXT):
-                try:
+            with disk_full_is_storage_full(DISK_FULL_TEXT), _closing(made.descriptor):
+                if not synced:
                     _sync(made.descriptor)
-                finally:
-                    os.close(made.descriptor)
             return Prepared(made.inode)
         except (OSError, StorageFull) as error:
             self.discard(file.session_id)

@@ -23,7 +23,7 @@ from chunkyd.upload.uploader import Result, Uploader
 
 WORKERS = 4
 _GROUPS = 3  # requests of small files at once: while one comes and one is committed, the next is read
-_LEAST = 250  # files that are worth a request of their own
+_LEAST = 128  # files that are worth a request of their own
 _SMALL_BYTES = 8 * 1024 * 1024
 _FOR_ALL = frozenset({"unauthorized", "quota-exceeded", "storage-full"})
 

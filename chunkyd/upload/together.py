@@ -33,8 +33,8 @@ from chunkyd.upload.transport import Client
 from chunkyd.upload.uploader import Result
 
 MOST_FILES = min(500, MAX_ENTRIES)
-MOST_BYTES = 8 << 20  # of content in one request: held in memory, and sent again where the answer does not come
-_FIRST_BYTES, _LEAST_BYTES = 2 << 20, 256 << 10
+MOST_BYTES = 4 << 20  # of content in one request: held in memory, and sent again where the answer does not come
+_FIRST_BYTES, _LEAST_BYTES = 512 << 10, 256 << 10  # the first so few that the server begins early
 _FAST, _SLOW = 1.0, 8.0  # seconds for a request
 
 
@@ -177,13 +177,14 @@ class Together:
         except NotChunky:
             self._most = None  # another server, or one that was set back: ask it anew
             raise
-        if not offered:
-            self._took(len(content), time.monotonic() - began)
+        seconds = time.monotonic() - began
         for (index, packed), outcome in zip(some, outcomes, strict=True):
             if outcome.result == "complete" and _is_unchanged(packed):
                 results[index] = _result(packed, outcome, 0 if offered else len(packed.content))
         known = sum(outcome.known for outcome in outcomes)
         self._offering = 2 * known >= len(outcomes)
+        if self._offering or not offered:
+            self._took(sum(len(packed.content) for _, packed in some), seconds)
         return [each for each, outcome in zip(some, outcomes, strict=True) if outcome.result == "wanted"]
 
     def _took(self, length: int, seconds: float) -> None:

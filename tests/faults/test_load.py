@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 
 from chunkyd.server.threads import COPIERS, HASHERS, RECORDERS, WEB_SERVER, WRITERS, Threads
-from chunkyd.storage.disk import SYNCERS
 from tests.e2e.programs import Server, run, running, tree
 from tests.e2e.programs import wait_until as wait_for
 from tests.server.process import ServerProcess, serving, wait_until
 
 MIB = 1 << 20
 SLOW = 1000
-ENOUGH = 1 + WRITERS + RECORDERS + HASHERS + COPIERS + SYNCERS + WEB_SERVER  # threads of a server
+ENOUGH = 1 + WRITERS + RECORDERS + HASHERS + COPIERS + WEB_SERVER  # threads of a server
 _USER_OF_ITS_OWN = 61234  # who has no other processes
 
 
