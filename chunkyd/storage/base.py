@@ -119,7 +119,7 @@ class Storage(Protocol):
         ...
 
     def open(self, session_id: str) -> Partial:
-        """Raises FileNotFoundError where the partial is gone."""
+        """Raises FileNotFoundError where the partial is gone, or something that is no file stands in its place."""
         ...
 
     def discard(self, session_id: str) -> None:

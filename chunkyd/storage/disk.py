@@ -15,7 +15,9 @@ for all of them, and not once for each.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -39,6 +41,7 @@ from chunkyd.storage.system import (
 )
 from chunkyd.storage.tree import Published, Tree
 
+_log = logging.getLogger("chunkyd.storage")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = _OPEN | os.O_CREAT | os.O_EXCL
 _FILE_MODE = 0o644  # less the umask; the partials' folder is closed to others
@@ -88,7 +91,7 @@ class DiskStorage:
         self._syncs_as_one = syncs_as_one(data_dir)
         for name in os.listdir(self._partials):
             if name.startswith("."):
-                os.unlink(name, dir_fd=self._partials)
+                self._remove(name)
 
     def _lock(self, data_dir: str) -> None:
         lock = os.open(os.path.join(data_dir, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -143,6 +146,7 @@ class DiskStorage:
 
     def _descriptor(self, session_id: str) -> int:
         name = session_name(session_id)
+        self._require(name)
         try:
             return os.open(name, _OPEN, dir_fd=self._partials)
         except PermissionError:
@@ -150,12 +154,26 @@ class DiskStorage:
             os.chmod(name, 0o600, dir_fd=self._partials)
             return os.open(name, _OPEN, dir_fd=self._partials)
 
+    def _require(self, name: str) -> os.stat_result:
+        """What stands there; FileNotFoundError where it is no file: somebody's link or folder is no partial."""
+        found = os.stat(name, dir_fd=self._partials, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return found
+
     def discard(self, session_id: str) -> None:
         """See the contract."""
         reached("storage.partial.discarding")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(session_name(session_id), dir_fd=self._partials)
+        self._remove(session_name(session_id))
         reached("storage.partial.discarded")
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._partials)
+        except FileNotFoundError:
+            return
+        except IsADirectoryError:
+            _log.warning("partial/%s is a folder, and so none of the server's: it is left alone; remove it", name)
 
     def partials(self) -> Iterator[str]:
         """See the contract."""
@@ -164,7 +182,7 @@ class DiskStorage:
     def inode(self, session_id: str) -> int | None:
         """See the contract."""
         with contextlib.suppress(FileNotFoundError):
-            return os.stat(session_name(session_id), dir_fd=self._partials, follow_symlinks=False).st_ino
+            return self._require(session_name(session_id)).st_ino
         return None
 
     def free_bytes(self) -> int:

@@ -85,6 +85,8 @@ class Placing:
         opened = os.open(self._partial, flags, dir_fd=self._partials)
         try:
             partial = os.fstat(opened)
+            if not stat.S_ISREG(partial.st_mode):  # somebody's link or folder is no partial
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._partial)
             self._place(names, name, partial, keep_old)
             return replace(fingerprint(partial), ctime_ns=os.fstat(opened).st_ctime_ns)
         except OSError as error:

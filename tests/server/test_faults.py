@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import signal
 import socket
 import sqlite3
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from chunkyd.catalog.base import SessionState, StoredRange
+from chunkyd.checkpoints import VARIABLE
 from chunkyd.errors import Problem
 from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
@@ -338,3 +341,61 @@ def _tear(path: Path, table: str) -> None:
     with path.open("r+b") as raw:
         raw.seek((root - 1) * size)
         raw.write(b"\xa5" * size)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "inside").write_bytes(b"somebody's")
+
+
+REPLACED = {
+    "a folder": _folder,
+    "a link": lambda path: path.symlink_to(path.parent.parent / "elsewhere"),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("kind", REPLACED)
+def test_something_else_in_place_of_a_partial(tmp_path: Path, kind: str, restarted: bool) -> None:
+    """It is no partial: the session is gone, its client begins another; it is neither written to nor published."""
+    with serving(tmp_path) as server:
+        (server.data / "elsewhere").write_bytes(DATA)
+        session = server.client().initiate(DATA, b"f")
+        assert session.put(0, 100).status == 200
+        if restarted:
+            server.terminate()
+        partial = server.data / "partial" / session.id
+        partial.unlink()
+        REPLACED[kind](partial)
+        if restarted:
+            server.start()
+            session.client = server.client()
+        assert session.put(100, len(DATA)).problem == "invalid-session-id"
+        assert session.status().problem == "invalid-session-id"
+        assert server.client().upload(DATA, b"f").status().json["status"] == "complete"
+        server.terminate()
+        server.start()
+        assert server.file("f").read_bytes() == DATA and not server.file("f").is_symlink()
+        assert (server.data / "elsewhere").read_bytes() == DATA
+        assert partial.is_dir() == (kind == "a folder") == bool(server.lines("is a folder, and so none of the server"))
+        assert not server.lines("Traceback")
+
+
+def test_a_link_in_place_of_a_partial_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it takes the partial's place once every byte is stored: a link would show the file of another."""
+    monkeypatch.setenv(VARIABLE, "server.publish.recorded=stop")
+    with serving(tmp_path) as server:
+        assert server.process is not None
+        session = server.client().initiate(DATA, b"f")
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(session.put, 0, len(DATA))
+            wait_until(lambda: "T (stopped)" in Path(f"/proc/{server.process.pid}/status").read_text())
+            partial = server.data / "partial" / session.id
+            partial.unlink()
+            partial.symlink_to("/etc/hostname")
+            server.process.send_signal(signal.SIGCONT)
+            assert answer.result(20).json.get("status") != "complete"
+        wait_until(lambda: session.status().problem == "invalid-session-id")
+        assert not os.path.lexists(server.file("f"))
+        assert not server.lines("Traceback")
