@@ -108,13 +108,15 @@ def _rows(work: Path, number: int) -> float:
 
 
 def _ways(queue: Queue, number: int) -> float:
+    url = "http://127.0.0.1:9"
+    queue.send_to(url)
     start = time.perf_counter()
     for _ in range(number):
         job = queue.claim("benchmark", ("outbox",))
         assert job is not None
         queue.hashed(job, "ab" * 32)
-        queue.opened(job, f"s{job.id}", "http://127.0.0.1:9", "ab" * 32)
-        queue.finishing(job)
+        queue.opened(job, f"s{job.id}", url, "ab" * 32)
+        queue.finishing(job, url)
         queue.done(job, job.fingerprint)
     return time.perf_counter() - start
 

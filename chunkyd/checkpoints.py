@@ -151,6 +151,7 @@ CHECKPOINTS: Mapping[str, str] = {
     "jobs.wish.recorded": "the user paused, resumed, retried or cancelled some jobs",
     "jobs.pause.recorded": "the user paused a folder, or everything",
     "jobs.resume.recorded": "the user resumed a folder, or everything",
+    "jobs.destination.recorded": "another server is recorded as the one to send to, nothing of it sent there yet",
     "jobs.lifted": "the queue goes on after a hold",
     "jobs.root.back": "a folder's jobs go on: its root is back",
     # The daemon itself, and what is done after an upload

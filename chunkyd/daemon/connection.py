@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from chunkyd.clock import Clock
 from chunkyd.errors import Problem
@@ -14,12 +14,26 @@ from chunkyd.upload.transport import Client
 _NO_SESSION = "no-such-session-0000000000"
 
 
-class Connection:
-    """Makes the client anew when URL, token or certificate change; running uploads keep the one they have."""
+def _nobody_records(url: str) -> None:
+    """Where nothing is sent nobody need know to whom."""
 
-    def __init__(self, remote: Remote, environ: Mapping[str, str], clock: Clock) -> None:
+
+class Connection:
+    """Makes the client anew when URL, token or certificate change; running uploads keep the one they have.
+
+    `moving` is told another URL before anybody sends there, and may refuse it by raising: then all is as it was.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        environ: Mapping[str, str],
+        clock: Clock,
+        moving: Callable[[str], None] = _nobody_records,
+    ) -> None:
         self._environ = environ
         self._clock = clock
+        self._moving = moving
         self._guard = threading.Lock()
         self._remote = remote
         self._token = read_token(remote, environ)
@@ -48,14 +62,17 @@ class Connection:
     def refresh(self, remote: Remote | None = None) -> bool:
         """Take over new settings, or only look whether the token file has another token; whether anything was new.
 
-        Raises ConfigError; then all is as it was.
+        Raises ConfigError, and what `moving` raises; then all is as it was.
         """
         with self._guard:
             wanted = remote or self._remote
             token = read_token(wanted, self._environ)
             if (wanted, token) == (self._remote, self._token):
                 return False
-            self._client = self._connect(wanted, token)
+            client = self._connect(wanted, token)
+            if client.url != self._client.url:
+                self._moving(client.url)
+            self._client = client
             self._remote, self._token = wanted, token
             return True
 

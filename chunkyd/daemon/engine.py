@@ -67,7 +67,7 @@ class Engine:
         self.events = EventLog(clock)
         self._limiter = Limiter(clock=clock)
         self.bandwidth = Bandwidth(settings.uploads.bandwidth, self._limiter, clock)
-        self.connection = Connection(settings.server, environ, clock)
+        self.connection = Connection(settings.server, environ, clock, self._send_to)
         self._probe = Probe(self.queue, self.connection)
         homes = Homes(settings.state_dir, self.queue.last_number)
         whereabouts = Whereabouts(self.queue, self.folders, homes, clock)
@@ -115,6 +115,7 @@ class Engine:
         self.pool.start()
 
     def _recover(self) -> int:
+        self._send_to(self.connection.url)  # before the first claim
         taken = self.queue.recover(self.run_id)
         if taken.jobs:
             _LOG.info("jobs that go on: %d, in the middle: %d", taken.jobs, taken.resumable)
@@ -122,6 +123,17 @@ class Engine:
             if self.queue.has_another_priority(folder.name, folder.priority):
                 self.queue.set_priority(folder.name, folder.priority)
         return taken.jobs
+
+    def _send_to(self, url: str) -> None:
+        """Record whom all is sent to, before anything is; the scan that follows offers what another server was sent."""
+        before = self.queue.send_to(url)
+        if before is not None:
+            _LOG.warning(
+                "everything goes to %s from now on, and went to %s before: all files in the watched folders are offered"
+                " again; what is there already costs no byte",
+                url,
+                before,
+            )
 
     def scan_once(self, stop: threading.Event) -> int:
         """One pass over all folders; how many files did not settle."""
@@ -148,7 +160,7 @@ class Engine:
         with self._reloading:
             try:
                 settings = load_daemon(self._config, self._environ)
-                self.connection.refresh(settings.server)
+                self._reconnect(settings)
                 self._reprioritise(settings)
                 self.folders.replace(settings.folders)
                 self.watcher.reconfigure(self.folders.watched())
@@ -157,6 +169,14 @@ class Engine:
             waiting = changed_needing_restart(self._settings, settings)
             self._take_over(settings)
             return ReloadOutcome(reloaded=True, need_restart=tuple(waiting))
+
+    def _reconnect(self, settings: DaemonSettings) -> None:
+        """At another server all is offered anew, and what is under way begins anew: the old one gets no more of it."""
+        before = self.connection.url
+        self.connection.refresh(settings.server)
+        if self.connection.url != before:
+            self.live.stop_all()  # claimed again, they go to the new one
+            self.watcher.rescan()
 
     def _reprioritise(self, settings: DaemonSettings) -> None:
         for folder in settings.folders:

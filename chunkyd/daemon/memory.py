@@ -66,7 +66,7 @@ class JobMemory:
 
     def completed(self, key: UploadKey) -> None:
         """The job is `finishing`, its session one to be ended."""
-        if not self._queue.finishing(self._job):
+        if not self._queue.finishing(self._job, key.url):
             raise Interrupted("the job is no longer to be sent")
 
     def forget(self, key: UploadKey, session_id: str, *, rehash: bool = False) -> None:

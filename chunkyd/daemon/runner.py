@@ -99,8 +99,9 @@ class Runner:
 
     def run_together(self, lives: Sequence[LiveUpload]) -> None:
         """Carry small files over in as few requests as it takes; what does not come out right is run by itself."""
+        together = self._together()  # one look: a reload may put another server in its place
         try:
-            results = self._send_together(lives)
+            results = self._send_together(together, lives)
         except Interrupted:
             for live in lives:
                 self._queue.release(live.job)
@@ -111,7 +112,7 @@ class Runner:
             for live in lives
             if (result := sent.get(live.job.id)) is not None
         ]
-        arrived = self._queue.arrived_together(arrivals) if arrivals else []
+        arrived = self._queue.arrived_together(arrivals, together.client.url) if arrivals else []
         for job in arrived:
             self._told("arrived", job.id, _arrival(job, sent[job.id]))
         self._finish_together([(job, sent[job.id].fingerprint) for job in arrived])
@@ -119,7 +120,7 @@ class Runner:
             if live.job.id not in sent:
                 self._run_after(live)
 
-    def _send_together(self, lives: Sequence[LiveUpload]) -> list[Result | None]:
+    def _send_together(self, together: Together, lives: Sequence[LiveUpload]) -> list[Result | None]:
         files = []
         for live in lives:
             job = live.job
@@ -129,7 +130,7 @@ class Runner:
             root = self._folders.root(job.folder)
             name, memory = published_path(job.folder, job.path), JobMemory(self._queue, job)
             files.append(Small(source, name, job.fingerprint, root, memory.origin))
-        return self._together().send(files, lambda: all(live.stop.is_set() for live in lives))
+        return together.send(files, lambda: all(live.stop.is_set() for live in lives))
 
     def _finish_together(self, arrived: Sequence[tuple[Job, Fingerprint]]) -> None:
         done = []

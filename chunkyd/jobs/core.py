@@ -27,6 +27,7 @@ _END_SESSION = (
     "INSERT OR IGNORE INTO endings SELECT session_url, session_id, coalesce(session_version, file_hash, '') FROM jobs"
     " WHERE id = ? AND session_id IS NOT NULL"
 )
+# `sent` in `known`: 0 cancelled by the user, 1 sent; 2 sent as well, and offered again when it is found again.
 # A version that was sent need not be what the server has: this job may have put its own in its place.
 _SENT_NO_MORE = (
     "UPDATE known SET sent = 2 WHERE sent = 1 AND (folder, directory, name) ="

@@ -98,6 +98,11 @@ def no_longer_there(sent: Fingerprint) -> Fingerprint:
     return msgspec.structs.replace(sent, mtime_ns=_NO_TIME)
 
 
+def is_still_there(sent: Fingerprint) -> bool:
+    """Whether what is known of a file that was sent is not that it is gone."""
+    return sent.mtime_ns != _NO_TIME
+
+
 def split(path: bytes) -> tuple[bytes, bytes]:
     """Directory and name."""
     directory, _, name = path.rpartition(b"/")

@@ -107,7 +107,16 @@ _LATE_HASH = (
 # How far the hash of such a session's bytes is: a crash costs no second reading.
 _HASH_PART = ("ALTER TABLE jobs ADD COLUMN hash_part TEXT",)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY, _LATE_HASH, _HASH_PART)
+# To whom everything goes (NULL: an older version has not written it down), and at which server each job has arrived.
+# What another one was sent may be there too: it is hashed first as well.
+_DESTINATION = (
+    "ALTER TABLE identity ADD COLUMN url TEXT",
+    "ALTER TABLE jobs ADD COLUMN arrived_url TEXT",
+    "DROP INDEX known_sizes",
+    "CREATE INDEX known_sizes ON known (size) WHERE sent > 0 AND size > 8388608",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IDENTITY, _LATE_HASH, _HASH_PART, _DESTINATION)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -34,7 +34,7 @@ _INSERT = (
 _ALL_ROWS = -1
 _MOST_ROWS = 2000  # of directories that are only asked for ahead; so much memory, however many files there are
 _SINCE = itemgetter(7)
-_SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent = 1 AND size > 8388608 LIMIT 1"  # as its index has it
+_SENT_SIZE = "SELECT 1 FROM known WHERE size = ? AND sent > 0 AND size > 8388608 LIMIT 1"  # as its index has it
 _FINISH_NOW = (
     "UPDATE jobs SET state = 'queued', reason = NULL, next_attempt = NULL"
     " WHERE id = ? AND arrived IS NOT NULL AND (state = 'waiting' OR state = 'paused' AND reason = 'source')"

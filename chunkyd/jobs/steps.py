@@ -8,6 +8,7 @@ it and the user's wishes arrive.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint, fingerprint_columns
 from chunkyd.jobs.core import one_of, text
-from chunkyd.jobs.job import Change, Job, same_version
+from chunkyd.jobs.job import Change, Job, is_still_there, same_version, split
 from chunkyd.jobs.offers import Offers
 from chunkyd.jobs.retry import delay, probe_delay
 from chunkyd.jobs.states import RUNNING, Reason, State, before
@@ -42,9 +43,13 @@ _PROGRESS = (
     " updated = ?3 WHERE id = ?4 AND claimed_by = ?5 AND claims = ?6 AND finished IS NULL"
 )
 
+# What has arrived at the server there was before is offered to the one there is now. Decided in the statement: neither
+# a reload nor a crash can come in between.
 _KNOW_SENT = (
-    "INSERT OR REPLACE INTO known SELECT folder, directory, name, ?, ?, ?, ?, ?, file_hash, 1, ? FROM jobs WHERE id = ?"
+    "INSERT OR REPLACE INTO known SELECT folder, directory, name, ?, ?, ?, ?, ?, file_hash,"
+    " iif(arrived_url IS (SELECT url FROM identity), 1, 2), ? FROM jobs WHERE id = ? RETURNING sent"
 )
+_SENT_HERE = 1
 
 # They pass without a word to us.
 _ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER, Reason.SERVER_FULL, Reason.SOURCE})
@@ -151,40 +156,41 @@ class Steps(Offers):
             self._step(job, None, _FORGET_SESSION | ({"file_hash": None} if rehash else {}))
         reached("jobs.session.given-up")
 
-    def finishing(self, job: Job) -> bool:
-        """The server said complete; durable before this returns, and its session is one to be ended from now on."""
+    def finishing(self, job: Job, url: str) -> bool:
+        """The server at `url` said complete; durable before this returns, and its session is one to be ended."""
         now = self._clock.wall()
         with self._tables.transaction(durable=True):
             current = self._current(job)
             if current is None:
                 return False
             self._end_later(current.session_url, current.session_id, _named(current))
-            arrived: dict[str, object] = {"arrived": now, "bytes_done": job.bytes_total, "attempts": 0, "probes": 0}
-            stepped = self._step(job, State.FINISHING, arrived)
+            arrived: dict[str, object] = {"arrived": now, "arrived_url": url, "bytes_done": job.bytes_total}
+            stepped = self._step(job, State.FINISHING, arrived | {"attempts": 0, "probes": 0})
         reached("jobs.arrival.recorded")
         return stepped
 
-    def arrived_together(self, arrivals: Sequence[Arrival]) -> list[Job]:
-        """The server said complete, of many that had no session: one durable step; the jobs that took it.
+    def arrived_together(self, arrivals: Sequence[Arrival], url: str) -> list[Job]:
+        """The server at `url` said complete, of many that had no session: one durable step; the jobs that took it.
 
         The others were ended meanwhile: their claims are given back, or what is newer would wait for them for ever.
         """
         now = self._clock.wall()
         reached("jobs.group.arriving")
         with self._tables.transaction(durable=True):
-            taken = [arrival.job for arrival in arrivals if self._arrive(arrival, now)]
+            taken = [arrival.job for arrival in arrivals if self._arrive(arrival, url, now)]
         reached("jobs.group.arrived")
         if len(taken) < len(arrivals):
             self.on_change()
         return taken
 
-    def _arrive(self, arrival: Arrival, now: float) -> bool:
+    def _arrive(self, arrival: Arrival, url: str, now: float) -> bool:
         job = arrival.job
         changes: dict[str, object] = {
             "file_hash": arrival.file_hash,
             "bytes_done": job.bytes_total,
             "bytes_sent": job.bytes_sent + arrival.bytes_sent,
             "arrived": now,
+            "arrived_url": url,
             "attempts": 0,
             "probes": 0,
         }
@@ -196,7 +202,10 @@ class Steps(Offers):
     # The ends of a claim
 
     def done(self, job: Job, sent: Fingerprint) -> bool:
-        """It has arrived and all that was to be done after is done; this version is known as sent."""
+        """It has arrived and all that was to be done after is done; this version is known as sent.
+
+        Where it has arrived at the server there was before (`send_to`), it is queued for the one there is now.
+        """
         return bool(self.done_together([(job, sent)]))
 
     def done_together(self, jobs: Sequence[tuple[Job, Fingerprint]]) -> int:
@@ -205,8 +214,8 @@ class Steps(Offers):
         with self._tables.transaction():
             for job, sent in jobs:
                 left = self._leave(job, State.DONE, {"finished": now})
-                if left:
-                    self._tables.execute(_KNOW_SENT, (*fingerprint_columns(sent), now, job.id))
+                if left and not self._know_sent(job, sent, now) and is_still_there(sent):
+                    self._queue_again(job, sent, now)
                 moved += left
         reached("jobs.done")
         self.on_change()
@@ -327,7 +336,7 @@ class Steps(Offers):
         """End the job, as done where the file has arrived before."""
         now, current = self._clock.wall(), self._current(job)
         if current is not None and current.arrived is not None:
-            self._know(current, current.fingerprint, now, sent=True)
+            self._know_sent(current, current.fingerprint, now)
             return self._leave(job, State.DONE, {"finished": now})
         ended = current is not None and self._end(job.id, state, reason, now)
         self._give_back(job)
@@ -342,6 +351,16 @@ class Steps(Offers):
             kept["state"] = state
         statement = _step_statement(tuple(kept), state)
         return bool(self._tables.execute(statement, (*kept.values(), job.id, job.claimed_by, job.claims)))
+
+    def _know_sent(self, job: Job, sent: Fingerprint, now: float) -> bool:
+        """This version is known as sent; False where it went to another server than the one there is now."""
+        rows = self._tables.rows(_KNOW_SENT, (*fingerprint_columns(sent), now, job.id))
+        return [row[0] for row in rows] == [_SENT_HERE]
+
+    def _queue_again(self, job: Job, sent: Fingerprint, now: float) -> None:
+        """The scan that offers the other files may be over; a newer version that waits needs no older one before it."""
+        if not self._open_jobs((os.fsencode(job.folder), *split(job.path))):
+            self._offer(Change(job.folder, job.path, sent, job.priority), now, user_paused=job.user_paused)
 
     def _leave(self, job: Job, state: State, changes: dict[str, object]) -> bool:
         left = self._step(job, state, {**changes, "claimed_by": None})

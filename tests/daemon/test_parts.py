@@ -107,7 +107,8 @@ def test_refused_settings_leave_the_connection(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("one")
     good = remote("http://127.0.0.1:1", token)
-    connection = Connection(good, {}, SystemClock())
+    told: list[str] = []
+    connection = Connection(good, {}, SystemClock(), told.append)
     client = connection.client
     with pytest.raises(ConfigError):
         connection.refresh(remote("http://127.0.0.1:2", tmp_path / "missing"))
@@ -119,6 +120,29 @@ def test_refused_settings_leave_the_connection(tmp_path: Path) -> None:
     assert connection.refresh()
     assert connection.client is not client
     assert connection.url == "http://127.0.0.1:1"
+    assert told == []
+
+
+def test_another_server_is_told_before_anybody_sends_there(tmp_path: Path) -> None:
+    """Once for each change, not for another spelling of its end; where it cannot be recorded, all stays as it was."""
+    token = tmp_path / "token"
+    token.write_text("one")
+    told: list[tuple[str, str]] = []
+    connection: Connection
+
+    def moving(url: str) -> None:
+        told.append((connection.url, url))
+        if len(told) == 1:
+            raise StorageFull("no room")
+
+    connection = Connection(remote("http://127.0.0.1:1", token), {}, SystemClock(), moving)
+    other = remote("http://127.0.0.1:2", token)
+    with pytest.raises(StorageFull):
+        connection.refresh(other)
+    assert connection.url == "http://127.0.0.1:1"
+    assert connection.refresh(other)
+    assert connection.refresh(remote("http://127.0.0.1:2/", token))
+    assert told == [("http://127.0.0.1:1", "http://127.0.0.1:2")] * 2
 
 
 def test_lock(tmp_path: Path) -> None:

@@ -224,6 +224,17 @@ def the_server_comes_back(folder: Path, arming: str) -> None:
         stage.at_rest()
 
 
+@at("jobs.destination.recorded")
+def another_server(folder: Path, arming: str) -> None:
+    """A crash just when another server is recorded, of which nothing was scanned or sent yet: it is sent everything."""
+    with Stage(folder) as stage:
+        stage.put("film.mov")
+        stage.arrive(stop="daemon")
+        stage.another_server()
+        stage.daemon_dies(arming)
+        stage.at_rest()
+
+
 @at("jobs.waiting")
 def the_server_is_in_trouble(folder: Path, arming: str) -> None:
     """The server answers, but not as it should: the job waits, and arrives when that is over."""

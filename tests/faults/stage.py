@@ -60,13 +60,14 @@ class Stage:
         )
         self.kills = 0
         self.to_send = 0  # bytes that have to travel: of each file put, and of what a fault makes worthless on purpose
+        self.others: list[Server] = []  # that the daemon was sending to before
         self.moved_to: list[Path] = []  # other folders in which nothing may be left lying about
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in (self.daemon, self.server):
+        for program in (self.daemon, self.server, *self.others):
             if program.running():
                 program.go_on()
             program.kill()
@@ -94,6 +95,21 @@ class Stage:
         self.server.start()
         with contextlib.closing(Client(self.server.url)) as client:
             client.limits()
+
+    def another_server(self) -> Server:
+        """From the daemon's next look at its configuration on it sends to a new server, which runs; the one before."""
+        before, folder = self.server, self.folder / f"server-{self.server.port}-is-left"
+        folder.mkdir()
+        self.send_to(Server(folder, existing="keep"))
+        self.start_server()
+        return before
+
+    def send_to(self, server: Server) -> None:
+        """The same for a server that is there."""
+        self.others.append(self.server)
+        self.server = server
+        self.daemon.settings["server"]["url"] = server.url
+        self.daemon.write_config()
 
     def start_daemon(self) -> None:
         """Until it answers; one that runs already is waited for."""
@@ -161,6 +177,10 @@ class Stage:
     def sent_together(self) -> int:
         """Bytes of all batches that were answered: of files, and of their heads."""
         return sum(int(size) for size in _TOGETHER.findall(self.server.text()))
+
+    def received(self) -> int:
+        """Bytes of all bodies that the server has taken: chunks, and batches with their heads."""
+        return self.sent_together() + sum(stop - start for _, start, stop in self.said_stored())
 
     def sessions(self) -> list[tuple[str, str, str, int, str]]:
         """Session ID, user, file hash or what stands for it, size and state, of all but tombstones, as recorded."""

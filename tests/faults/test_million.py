@@ -113,6 +113,14 @@ def test_a_million_rows_under_the_daemon(tmp_path: Path) -> None:
             assert _peak(daemon.pid) < 100 << 20
         with running(daemon):
             send()
-            wait_until("all is done", lambda: counts()["done"] == ROWS - WAITING - OLD + sent, 30, daemon.text)
+            done = ROWS - WAITING - OLD + sent
+            wait_until("all is done", lambda: counts()["done"] == done, 30, daemon.text)
             assert counts()["paused"] == WAITING
+            assert _peak(daemon.pid) < 100 << 20
+            daemon.settings["server"]["url"] = server.url.replace("127.0.0.1", "localhost")
+            daemon.write_config()
+            began = time.monotonic()
+            daemon.ctl("reload")
+            print(f"another server is taken up in {time.monotonic() - began:.1f} s; {_peak(daemon.pid) >> 20} MiB")
+            wait_until("all is offered", lambda: counts()["done"] == done + sent, 60, daemon.text)
             assert _peak(daemon.pid) < 100 << 20

@@ -69,7 +69,7 @@ def carry(queue: Queue, chance: random.Random, job: Job, run: int) -> None:
                 ]
             )()
             return
-        if not queue.finishing(job):
+        if not queue.finishing(job, URL):
             queue.release(job)
             return
         tell("arrived", job.id)

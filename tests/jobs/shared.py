@@ -29,9 +29,11 @@ def change(path: bytes, number: int = 1, folder: str = "films", priority: int = 
 
 
 def open_queue(directory: Path, clock: Clock) -> Queue:
-    """The queue in this state folder; jitter is always half."""
+    """The queue in this state folder, which sends to URL; jitter is always half."""
     tables = open_tables(os.path.join(directory, "jobs.sqlite3"), clock).tables
-    return Queue(tables, clock, RETRY, random=lambda: 0.5)
+    queue = Queue(tables, clock, RETRY, random=lambda: 0.5)
+    queue.send_to(URL)
+    return queue
 
 
 def claim(queue: Queue, *folders: str) -> Job:
@@ -51,7 +53,7 @@ def now(queue: Queue, job: Job) -> Job:
 def arrive(queue: Queue, job: Job) -> None:
     """Take a claimed job to its end."""
     assert queue.opened(job, f"session-{job.id}", URL, HASH)
-    assert queue.finishing(job)
+    assert queue.finishing(job, URL)
     assert queue.done(job, job.fingerprint)
 
 

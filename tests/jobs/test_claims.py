@@ -126,7 +126,7 @@ def test_a_crash_gives_its_claims_back(tmp_path: Path, clock: ManualClock) -> No
     for job in jobs[1:3]:
         first.opened(job, f"session-{job.id}", URL, HASH)
     first.progress(jobs[1], 400, 500)
-    first.finishing(jobs[2])
+    first.finishing(jobs[2], URL)
     first.offer([change(b"replaced", 2)])
     first.close()
 
@@ -153,7 +153,7 @@ def test_a_worker_of_an_earlier_claim_changes_nothing(queue: Queue) -> None:
     before = now(queue, later)
     queue.progress(earlier, 10, 10)
     assert not queue.opened(earlier, "lost", URL, HASH)
-    assert not queue.finishing(earlier)
+    assert not queue.finishing(earlier, URL)
     assert not queue.done(earlier, earlier.fingerprint)
     assert not queue.gone(earlier)
     assert not queue.fail(earlier, Reason.ERROR, "no")
@@ -238,7 +238,7 @@ def test_threads_never_share_a_job(queue: Queue) -> None:
             if job.claims == 1 and job.id % 5 == 0:
                 queue.release(job)
             else:
-                queue.finishing(job)
+                queue.finishing(job, URL)
                 queue.done(job, job.fingerprint)
 
     threads = [threading.Thread(target=work) for _ in range(8)]

@@ -11,7 +11,7 @@ from chunkyd.clock import SystemClock
 from chunkyd.jobs.opening import open_tables
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import State
-from tests.jobs.shared import check_table, open_queue
+from tests.jobs.shared import URL, check_table, open_queue
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
@@ -76,7 +76,7 @@ def test_after_the_last_crash_everything_ends(tmp_path: Path) -> None:
     queue.recover("checker")
     queue.resume_user()
     while (job := queue.claim("checker", ["films"])) is not None:
-        queue.finishing(job)
+        queue.finishing(job, URL)
         assert queue.done(job, job.fingerprint)
     assert {job.state for job in queue.jobs()} <= {State.FAILED}
     check_table(queue)

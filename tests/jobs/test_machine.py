@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
     def leave(self, job: Job, step: str) -> None:
         match step:
             case "arrive":
-                if self.queue.finishing(job) and self.queue.done(job, job.fingerprint):
+                if self.queue.finishing(job, URL) and self.queue.done(job, job.fingerprint):
                     self.settled[job.folder, job.path] = job.fingerprint.mtime_ns
                 else:
                     self.queue.release(job)

@@ -49,7 +49,7 @@ def worker(queue: Queue) -> None:
     queue.opened(job, f"s{job.id}", URL, HASH)
     queue.progress(job, 10, 10)
     queue.known_hash("films", job.path, job.fingerprint)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     queue.done(job, job.fingerprint)
 
 
@@ -91,6 +91,7 @@ QUESTIONS: dict[str, Callable[[Queue], object]] = {
     "a vanished file": lambda queue: queue.source_gone("films", b"d9/n901"),
     "a vanished directory": lambda queue: queue.source_gone("films", b"d8"),
     "endings": lambda queue: queue.endings(URL),
+    "the same server": lambda queue: queue.send_to(URL),
     "prune nothing": lambda queue: queue.prune(keep_seconds=1e12),
 }
 

@@ -118,7 +118,7 @@ def test_a_newer_version_waits_for_one_that_has_arrived(queue: Queue) -> None:
     """A finishing job is not superseded: the newer version is claimed once it is done."""
     queue.offer([change(b"a")])
     job = claim(queue)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     assert queue.offer([change(b"a", 2)]) == 1
     assert queue.claim("run", ["films"]) is None
     assert queue.done(job, job.fingerprint)
@@ -130,7 +130,7 @@ def test_a_newer_version_waits_for_no_deadline(queue: Queue, clock: ManualClock,
     """An older one that has arrived, and is only looked at now and then, or ever more rarely, is finished at once."""
     queue.offer([change(b"a")])
     job = claim(queue)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     for look in range(looks):
         if look:
             clock.advance(100)

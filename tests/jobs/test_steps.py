@@ -25,7 +25,7 @@ def test_the_main_line(queue: Queue) -> None:
     queue.opened(job, "s", URL, HASH)
     assert now(queue, job).state is State.UPLOADING
     assert queue.endings() == []
-    assert queue.finishing(job)
+    assert queue.finishing(job, URL)
     assert now(queue, job).state is State.FINISHING
     assert [(ending.url, ending.session_id, ending.file_hash) for ending in queue.endings(URL)] == [(URL, "s", HASH)]
     assert queue.done(job, job.fingerprint)
@@ -185,7 +185,7 @@ def test_a_session_opened_too_late_is_to_be_ended(queue: Queue) -> None:
     job = claim(queue)
     queue.cancel([job_id])
     assert not queue.opened(job, "late", URL, HASH)
-    assert not queue.finishing(job)
+    assert not queue.finishing(job, URL)
     queue.release(job)
     assert now(queue, job).state is State.CANCELLED
     assert [ending.session_id for ending in queue.endings()] == ["late"]
@@ -196,7 +196,7 @@ def test_a_vanished_source_cancels_but_not_what_arrived(queue: Queue) -> None:
     queue.offer([change(b"a"), change(b"b")])
     first, second = claim(queue), claim(queue)
     queue.gone(first)
-    queue.finishing(second)
+    queue.finishing(second, URL)
     queue.gone(second)
     assert (now(queue, first).state, now(queue, first).reason) == (State.CANCELLED, Reason.SOURCE_GONE)
     assert now(queue, second).state is State.DONE
@@ -219,7 +219,7 @@ def test_a_source_changed_after_its_arrival_is_done_and_queued_anew(queue: Queue
     """What arrived stays done; the newer version is a job of its own."""
     started(queue)
     job = claim(queue)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     queue.changed(job, version(2))
     assert now(queue, job).state is State.DONE
     assert claim(queue).fingerprint == version(2)
@@ -252,7 +252,7 @@ def test_a_failure_after_arrival_goes_on_where_it_was(queue: Queue) -> None:
     started(queue)
     job = claim(queue)
     queue.opened(job, "s", URL, HASH)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     queue.fail(job, Reason.AFTER_UPLOAD, "cannot be moved: /\udcff")
     assert now(queue, job).error == "cannot be moved: /\\udcff"
     queue.retry()
@@ -341,12 +341,12 @@ def test_what_no_power_cut_may_take_back(queue: Queue) -> None:
     queue.forgot(job, "s")
     assert durable()
     queue.progress(job, 10, 10)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     assert durable()
     queue.done(job, job.fingerprint)
     started(queue, b"small")
     assert not durable()
-    queue.arrived_together([Arrival(claim(queue), HASH, 10)])
+    queue.arrived_together([Arrival(claim(queue), HASH, 10)], URL)
     assert durable()
 
 

@@ -93,7 +93,7 @@ def test_arrived_and_done(queue: Queue) -> None:
     queue.offer(changes)
     first = claim(queue)
     jobs = [first, *queue.claim_with(first, jobs=10, size=ALL, total=ALL)]
-    assert [job.id for job in queue.arrived_together([Arrival(job, HASH, 7) for job in jobs])] == [
+    assert [job.id for job in queue.arrived_together([Arrival(job, HASH, 7) for job in jobs], URL)] == [
         job.id for job in jobs
     ]
     for job in jobs:
@@ -112,7 +112,7 @@ def test_who_lost_the_claim_takes_no_step(queue: Queue) -> None:
     first = claim(queue)
     jobs = [first, *queue.claim_with(first, jobs=10, size=ALL, total=ALL)]
     queue.cancel([jobs[1].id])
-    arrived = queue.arrived_together([Arrival(job, HASH, 0) for job in jobs])
+    arrived = queue.arrived_together([Arrival(job, HASH, 0) for job in jobs], URL)
     assert [job.path for job in arrived] == [b"0", b"2"]
     assert queue.done_together([(job, job.fingerprint) for job in jobs]) == 2
     assert now(queue, jobs[1]).state is State.CANCELLED
@@ -126,7 +126,7 @@ def test_who_lost_the_claim_is_in_nobodys_way(queue: Queue) -> None:
     newer = change(b"1", number=2)
     queue.offer([newer])
     assert queue.claim(RUN, ["films"]) is None  # a worker has the older version still
-    assert [job.path for job in queue.arrived_together([Arrival(job, HASH, 0) for job in jobs])] == [b"0"]
+    assert [job.path for job in queue.arrived_together([Arrival(job, HASH, 0) for job in jobs], URL)] == [b"0"]
     assert claim(queue).fingerprint == newer.fingerprint
 
 
@@ -135,7 +135,7 @@ def test_a_crash_gives_all_back(queue: Queue) -> None:
     queue.offer([change(b"%d" % number) for number in range(3)])
     first = claim(queue)
     jobs = [first, *queue.claim_with(first, jobs=10, size=ALL, total=ALL)]
-    queue.arrived_together([Arrival(jobs[0], HASH, 0)])
+    queue.arrived_together([Arrival(jobs[0], HASH, 0)], URL)
     recovered = queue.recover("another run")
     assert (recovered.jobs, recovered.arrived) == (3, 1)
     assert [claim(queue).state for _ in range(3)] == [State.FINISHING, State.HASHING, State.HASHING]
@@ -148,7 +148,7 @@ def test_each_of_many_costs_three_statements(queue: Queue) -> None:
     jobs = [first, *queue.claim_with(first, jobs=99, size=ALL, total=ALL)]
     statements: list[str] = []
     queue._tables.connection().set_trace_callback(statements.append)
-    arrived = queue.arrived_together([Arrival(job, HASH, 10) for job in jobs])
+    arrived = queue.arrived_together([Arrival(job, HASH, 10) for job in jobs], URL)
     assert queue.done_together([(job, job.fingerprint) for job in arrived]) == 100
     queue._tables.connection().set_trace_callback(None)
     # A statement is traced again for each trigger it pulls.

@@ -17,7 +17,7 @@ def test_sessions_at_a_server_that_was_left_are_forgotten(queue: Queue) -> None:
         queue.offer([change(path)])
         job = claim(queue)
         queue.opened(job, path.decode(), url, HASH)
-        queue.finishing(job)
+        queue.finishing(job, URL)
     assert queue.forget_endings(URL) == 1
     assert [ending.session_id for ending in queue.endings()] == ["b"]
 

@@ -139,12 +139,12 @@ def test_what_has_arrived_is_not_cancelled(queue: Queue) -> None:
     """A finishing or done job is refused; one that arrived but failed afterwards may be put away."""
     queue.offer([change(b"a"), change(b"b")])
     job = claim(queue)
-    queue.finishing(job)
+    queue.finishing(job, URL)
     assert "arrived" in queue.cancel([job.id]).refused[0].what
     queue.done(job, job.fingerprint)
     assert queue.cancel([job.id]).refused[0].state is State.DONE
     second = claim(queue)
-    queue.finishing(second)
+    queue.finishing(second, URL)
     queue.fail(second, Reason.AFTER_UPLOAD, "cannot be moved")
     assert queue.cancel([second.id]).changed == 1
 
