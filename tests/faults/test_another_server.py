@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkyd.control.client import ControlClient
 from tests.e2e.programs import run, tree, wait_until
 from tests.faults.stage import MIB, Stage
 
@@ -106,6 +107,36 @@ def test_a_reload_while_files_are_under_way(tmp_path: Path) -> None:
         assert not (first.files() / "outbox" / "half").exists()
 
 
+@pytest.mark.parametrize(
+    ("by", "died"),
+    [
+        ("restart", "jobs.committing"),  # the first of a start is the change
+        ("restart", "jobs.destination.recorded"),
+        ("restart", "jobs.offered"),
+        ("reload", "jobs.destination.recorded"),
+        ("reload", "jobs.offered"),
+    ],
+)
+def test_killed_around_the_change(tmp_path: Path, by: str, died: str) -> None:
+    """The daemon dies before the change is recorded, after it, or when files are offered: the next start goes on."""
+    with Stage(tmp_path) as stage:
+        put_all(stage)
+        stage.arrive(stop="daemon")
+
+        def reload() -> None:
+            stage.another_server()
+            ControlClient(str(stage.daemon.socket)).reload()
+
+        if by == "reload":
+            stage.daemon_dies(died, reload)
+        else:
+            stage.another_server()
+            stage.daemon_dies(died)
+        stage.at_rest()
+        if died == "jobs.committing":
+            assert said(stage) == 1  # nothing of it was recorded
+
+
 @pytest.mark.parametrize("died", ["upload.complete.heard", "jobs.arrival.recorded", "daemon.after.done", "jobs.done"])
 def test_killed_around_an_arrival_at_the_old_one(tmp_path: Path, died: str) -> None:
     """The daemon dies while it records that a file has arrived at the old server: the new one gets it all the same."""
@@ -159,3 +190,25 @@ def test_what_was_deleted_after_its_upload_is_gone(tmp_path: Path) -> None:
         new = tree(stage.box)
         stage.at_rest(new)
         assert tree(stage.box) == {}
+
+
+def test_back_and_forth(tmp_path: Path) -> None:
+    """Reloads from one server to the other and back while files come: the last one has them all."""
+    with Stage(tmp_path) as stage:
+        stage.start_server()
+        stage.start_daemon()
+        first = stage.another_server()
+        servers = [stage.server, first]
+        for turn in range(7):
+            if turn:
+                stage.send_to(servers[turn % 2])
+            stage.daemon.ctl("reload")
+            for number in range(60):
+                stage.put(f"{turn}/{number}", 2000 + number)
+            stage.put(f"{turn}/big", 2 * MIB)
+            here = stage.server.files() / "outbox" / str(turn)
+            wait_until("some arrive", lambda here=here: here.exists() and len(list(here.iterdir())) > 5, 30)
+        stage.kills = 7  # as much may be under way at a reload
+        stage.at_rest()
+        assert said(stage) == 7
+        assert "Traceback" not in stage.daemon.text()

@@ -37,6 +37,7 @@ SAMPLE = frozenset(
         "server.copy.made",
         "jobs.offered",
         "jobs.arrival.recorded",
+        "jobs.destination.recorded",
         "jobs.group.arriving",
         "jobs.restarted",
         "jobs.backup.written",
