@@ -80,11 +80,14 @@ class Intake:
     def gone(self, folder: str, path: bytes) -> None:
         """A hint that a file or a whole directory went away; a look decides."""
         found = self._folders.get(folder)
-        if found is None or self._folders.has_file(folder, path):
+        if found is None:
+            return
+        devices = self._homes.only(folder, found.path)
+        if self._folders.has_file(folder, path):
             return
         below = not self._folders.has_folder(folder, path)
-        devices = self._homes.only(folder, found.path)
-        if devices is not None:
+        # Before and after: the looks between them may have been at another root, that was there for a moment.
+        if devices is not None and devices == self._homes.only(folder, found.path):
             self._queue.source_gone(folder, path, below=below, devices=devices)
         # What is left was found on a disk mounted below the root, or under another root, where names may be alike.
         for job in self._queue.standing(folder, path, below=below):
@@ -94,7 +97,6 @@ class Intake:
         """A job missing under another root than its own is left to its worker, which pauses it."""
         if self._folders.has_file(job.folder, job.path):
             return
-        # The root is looked at after the file: a disk pulled in between makes the first look worthless.
         if self._whereabouts.is_deleted(job):
             self._queue.source_gone(job.folder, job.path, below=False)  # a folder may stand in the file's place
 

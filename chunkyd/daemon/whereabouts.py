@@ -6,6 +6,7 @@ that only a worker saw it, or a disk below it was: such folders are looked at un
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -14,6 +15,7 @@ import msgspec
 from chunkyd.clock import Clock
 from chunkyd.daemon.folders import Folders
 from chunkyd.daemon.homes import Homes, Root, root_at
+from chunkyd.files import fingerprint, lstat_below
 from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import Reason
@@ -47,17 +49,34 @@ class Whereabouts:
         self._next_look = 0.0
 
     def is_deleted(self, job: Job) -> bool:
-        """Whether a job's missing file was deleted. The root is looked at now, after the file."""
+        """Whether a job's missing file was deleted.
+
+        Who missed it may have looked at another root, that was there for a moment: so the file is looked at once more,
+        and its root before and after.
+        """
         folder = self._folders.get(job.folder)
         if folder is None:
             return False
         root = self._homes.seen(job.folder, folder.path)
         if root is None or not self._homes.is_home(job.folder, job.id, root):
             return False
-        devices = self._homes.devices(job.folder, job.id)
-        if not devices or job.fingerprint.device in devices:
+        if self._is_there(job) or root_at(folder.path) != root:
+            return False
+        if self._is_on_root(job):
             return True
         return _device_of_the_way(folder.path, job.path) != root.device  # a disk is mounted there, and has it no more
+
+    def _is_on_root(self, job: Job) -> bool:
+        """Whether its file was on the root's own disk, as far as is known: on none that is mounted below the root."""
+        devices = self._homes.devices(job.folder, job.id)
+        return not devices or job.fingerprint.device in devices
+
+    def _is_there(self, job: Job) -> bool:
+        """Whether the job's version stands at its path."""
+        root = self._folders.root(job.folder)
+        with contextlib.suppress(OSError):
+            return root is not None and fingerprint(lstat_below(root, job.path)).same_version(job.fingerprint)
+        return False
 
     def end_or_hold(self, job: Job) -> None:
         """A worker misses its job's file: the job is given up, or waits for its folder."""
@@ -71,9 +90,13 @@ class Whereabouts:
         if self.is_deleted(job):
             return False
         self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
+        # Where it was at home at the sight, and is not deleted, the root has changed since, and may be back.
+        changed = self._homes.is_home(job.folder, job.id, seen.root) and self._is_on_root(job)
         with self._lock:  # after the pause: who finds a change lets go on what is paused by then
-            known = self._strange.setdefault(job.folder, seen)
-        if known != seen:
+            changed = self._strange.setdefault(job.folder, seen) != seen or changed
+            if changed:
+                del self._strange[job.folder]
+        if changed:
             self._queue.root_back(job.folder)
         return True
 

@@ -14,6 +14,7 @@ from chunkyd.daemon.homes import Homes
 from chunkyd.daemon.intake import Intake
 from chunkyd.daemon.whereabouts import Whereabouts
 from chunkyd.files import fingerprint
+from chunkyd.jobs.job import Job
 from chunkyd.jobs.queue import Queue
 from chunkyd.jobs.states import State
 from chunkyd.settings import Folder
@@ -33,9 +34,10 @@ class Place:
         state.mkdir()
         clock = ManualClock()
         self.queue: Queue = open_queue(state, clock)
-        folders = Folders([Folder(path=str(self.root), name=FOLDER)])
+        self.folders = Folders([Folder(path=str(self.root), name=FOLDER)])
         homes = Homes(str(state), self.queue.last_number)
-        self.intake = Intake(self.queue, folders, homes, Whereabouts(self.queue, folders, homes, clock))
+        self.whereabouts = Whereabouts(self.queue, self.folders, homes, clock)
+        self.intake = Intake(self.queue, self.folders, homes, self.whereabouts)
 
     def put(self, *names: str) -> None:
         """Files that have settled."""
@@ -50,6 +52,19 @@ class Place:
         """Another folder in the root's place; the first one is kept beside it."""
         self.root.rename(self.root.with_name(f"was-{self.root.stat().st_ino}"))
         self.root.mkdir()
+
+    @property
+    def elsewhere(self) -> Path:
+        """Where the root is while it is away."""
+        return self.root.with_name("elsewhere")
+
+    def take_away(self) -> None:
+        """The root is not there."""
+        self.root.rename(self.elsewhere)
+
+    def bring_back(self) -> None:
+        """It is there again."""
+        self.elsewhere.rename(self.root)
 
     def waiting(self) -> set[bytes]:
         """The paths of the jobs that are still to be sent."""
@@ -120,3 +135,61 @@ def test_a_deletion_costs_the_same_among_many(place: Place, homes: int) -> None:
     place.put(*many)
     assert set(place.statements(deleted(many[:10]))) == set(costs)
     assert len(place.waiting()) == 990 + (homes - 1)
+
+
+def claimed(place: Place) -> Job:
+    """The job, with a worker."""
+    job = place.queue.claim("run", [FOLDER])
+    assert job is not None
+    return job
+
+
+def test_a_file_that_was_missed_under_another_root_is_not_given_up(place: Place) -> None:
+    """The root was away when a worker missed its file, and is back when that is judged: the job goes on at once."""
+    place.put("a")
+    job = claimed(place)
+    place.whereabouts.end_or_hold(job)
+    again = claimed(place)
+    assert again.id == job.id
+    place.root.joinpath("a").unlink()
+    place.whereabouts.end_or_hold(again)
+    assert place.waiting() == set()
+
+
+def test_a_root_that_goes_while_its_file_is_looked_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at the file is worth nothing then: the job waits for its folder, and goes on when that is back."""
+    place.put("a")
+    job = claimed(place)
+    is_there = place.whereabouts._is_there
+
+    def look(job: Job) -> bool:
+        if place.root.exists():
+            place.take_away()
+        return is_there(job)
+
+    monkeypatch.setattr(place.whereabouts, "_is_there", look)
+    place.whereabouts.end_or_hold(job)  # it was there just before: whether it is back a worker sees
+    place.whereabouts.end_or_hold(claimed(place))
+    assert place.waiting() == {b"a"} and place.queue.claim("run", [FOLDER]) is None
+    place.bring_back()
+    place.whereabouts.look()
+    assert claimed(place).id == job.id
+
+
+@pytest.mark.parametrize("path", [b"a", b"day"])
+def test_a_hint_about_another_root(place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
+    """A file, or all of a folder, is missed while the root is away, and the root is back when that is judged."""
+    place.put("a", "day/b", "day/c")
+    place.take_away()
+    has_folder = place.folders.has_folder
+
+    def look(name: str, path: bytes) -> bool:
+        found = has_folder(name, path)
+        if place.elsewhere.exists():
+            place.bring_back()
+        return found
+
+    monkeypatch.setattr(place.folders, "has_folder", look)
+    place.intake.gone(FOLDER, path)
+    assert place.root.exists()
+    assert place.waiting() == {b"a", b"day/b", b"day/c"}
