@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 
 import google_crc32c
@@ -51,7 +52,8 @@ def main() -> None:
                 _show(name, [_pieces(floor) for _ in range(5)])
         _show("write a new file", [_written(Path(work), sync=False) for _ in range(5)])
         _show("the same, and fdatasync", [_written(Path(work), sync=True) for _ in range(5)])
-        _show("sendfile to a loopback socket, and recv", [_sent(file) for _ in range(5)])
+        _show("sendfile to a loopback socket, and recv", [_sent(file, _by_sendfile) for _ in range(5)])
+        _show("read and send to it, and recv", [_sent(file, _by_reading) for _ in range(5)])
 
 
 def _small(place: Path | None) -> None:
@@ -152,7 +154,16 @@ def _written(work: Path, *, sync: bool) -> tuple[float, float]:
     return took
 
 
-def _sent(path: Path) -> tuple[float, float]:
+def _by_sendfile(near: socket.socket, file: BufferedReader) -> None:
+    near.sendfile(file)
+
+
+def _by_reading(near: socket.socket, file: BufferedReader) -> None:
+    for at in range(0, GIBIBYTE, PIECE):
+        near.sendall(os.pread(file.fileno(), PIECE, at))
+
+
+def _sent(path: Path, send_all: Callable[[socket.socket, BufferedReader], None]) -> tuple[float, float]:
     with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
@@ -165,7 +176,7 @@ def _sent(path: Path) -> tuple[float, float]:
         def send() -> None:
             thread = threading.Thread(target=receive)
             thread.start()
-            near.sendfile(file)
+            send_all(near, file)
             near.close()
             thread.join()
 
