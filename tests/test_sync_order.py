@@ -149,7 +149,7 @@ def test_small_files_together(
     assert all(isinstance(outcome, Prepared) for outcome in disk.prepare_all(files))
     assert steps == [
         *(("attributes", path) for path in paths),
-        ("sync all", str(tmp_path / "data" / "partial")),
+        ("sync all", paths[0]),  # by the first of them: opened before all writing, it is told of every failure since
         ("sync", paths[-1]),
     ]
 
@@ -192,6 +192,26 @@ def test_one_of_many_small_files_is_not_synced(
     outcomes = disk.prepare_all(files)
     assert [isinstance(outcome, Prepared) for outcome in outcomes] == [number != 4 for number in range(9)]
     assert sorted(disk.partials()) == [file.session_id for number, file in enumerate(files) if number != 4]
+
+
+def test_the_last_of_many_small_files_is_not_synced(
+    disk: DiskStorage, one_sync: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure is told once to each open file: the sync for the cache of the disk does not take it from the file's."""
+    one_sync()
+    files, paths = small(tmp_path)
+    told: list[int] = []
+    fsync = os.fsync
+
+    def broken(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == paths[-1] and descriptor not in told:
+            told.append(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    outcomes = disk.prepare_all(files)
+    assert [isinstance(outcome, Prepared) for outcome in outcomes] == [True] * 8 + [False]
 
 
 def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from chunkyd.files import Fingerprint
 from chunkyd.protocol.paths import Target
 from chunkyd.storage.base import Attributes, NewFile, Prepared, Publication
 from chunkyd.storage.disk import DiskStorage
+from chunkyd.storage.system import sync_file_system
 from tests.faults.mounts import disks
 
 KINDS = {
@@ -52,3 +53,26 @@ def test_the_power_goes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {path.name: path.read_bytes() for path in arrived.iterdir()} == contents
         assert all(path.stat().st_mtime_ns == 10**18 + path.stat().st_size for path in arrived.iterdir())
         assert all(path.stat().st_mode & 0o777 == 0o640 for path in arrived.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_another_group_is_told_of_a_failure_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What a disk did not take is not prepared, whichever of the groups that sync at once hears of it first."""
+    files = [NewFile(f"{number:032}", os.urandom(200_000), Attributes()) for number in range(20)]
+    files.append(NewFile("empty" * 4, b"", Attributes()))  # the last one has nothing that could fail
+    with disks(tmp_path) as made, disks(made.disk("thin", "400m")) as thin:
+        disk = thin.image(kind, "disk", 320)  # more than the memory it is in has left
+        with contextlib.closing(DiskStorage(str(disk / "data"))) as storage:
+
+            def other_group_syncs() -> int:
+                with contextlib.suppress(OSError):
+                    sync_file_system(storage._partials)
+                return 0
+
+            monkeypatch.setattr("chunkyd.storage.disk.unwritten_bytes", other_group_syncs)
+            os.sync()
+            with contextlib.suppress(OSError), (tmp_path / "thin" / "filler").open("wb") as filler:
+                while True:
+                    filler.write(bytes(1 << 20))
+            outcomes = storage.prepare_all(files)
+            assert not any(isinstance(outcome, Prepared) for outcome in outcomes[:-1])
