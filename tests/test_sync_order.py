@@ -214,6 +214,24 @@ def test_the_last_of_many_small_files_is_not_synced(
     assert [isinstance(outcome, Prepared) for outcome in outcomes] == [True] * 8 + [False]
 
 
+def test_no_descriptor_is_left_open_by_a_disk_that_became_read_only(
+    disk: DiskStorage, one_sync: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be synced cannot be removed either: every file is closed all the same, and has its outcome."""
+    one_sync(fails=errno.EROFS)
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    files, _ = small(tmp_path)
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fsync", read_only)
+    monkeypatch.setattr(os, "unlink", read_only)
+    outcomes = disk.prepare_all(files)
+    assert all(isinstance(outcome, OSError) for outcome in outcomes)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_publication_that_is_caught_up(disk: DiskStorage, steps: list[Step], tmp_path: Path) -> None:
     """After a crash between rename and record the name is there, and nobody knows whether it is durable."""
     publish(disk, b"a/b", b"content")

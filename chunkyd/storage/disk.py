@@ -239,7 +239,7 @@ class DiskStorage:
         except (OSError, StorageFull) as error:
             if descriptor is not None:
                 os.close(descriptor)
-                self.discard(file.session_id)
+                self._give_up(file)
             return error
 
     def _prepare_new(
@@ -253,8 +253,13 @@ class DiskStorage:
                     _sync(made.descriptor)
             return Prepared(made.inode)
         except (OSError, StorageFull) as error:
-            self.discard(file.session_id)
+            self._give_up(file)
             return error
+
+    def _give_up(self, file: NewFile) -> None:
+        """A disk that takes nothing more need not let go of anything either: the others are still to be closed."""
+        with contextlib.suppress(OSError):
+            self.discard(file.session_id)
 
     def publish(self, session_id: str, target: Target, *, keep_old: bool) -> Fingerprint:
         """See the contract."""
