@@ -88,7 +88,7 @@ class DiskStorage:
                 mend="put both on one: a finished upload is published by a rename",
             )
         self._tree = Tree(files, self._partials)
-        self._syncs_as_one = syncs_as_one(os.path.join(data_dir, "partial"))
+        self._syncs_as_one = syncs_as_one(os.path.join(data_dir, "partial"))  # may be a link to another disk
         for name in os.listdir(self._partials):
             if name.startswith("."):
                 self._remove(name)

@@ -428,3 +428,21 @@ class TestOpenFile:
         with pytest.raises(OSError, match="earlier sync"):
             file.sync()
         file.close()
+
+
+def test_which_file_system_is_synced_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the partials: they may be linked to a disk on which one sync for all does nothing."""
+    asked: list[str] = []
+
+    def asking(folder: str) -> bool:
+        asked.append(os.path.realpath(folder))
+        return False
+
+    monkeypatch.setattr("chunkyd.storage.disk.syncs_as_one", asking)
+    other, data = tmp_path / "other", tmp_path / "data"
+    data.mkdir()
+    for name in ("partial", "files"):
+        (other / name).mkdir(parents=True)
+        (data / name).symlink_to(other / name)
+    DiskStorage(str(data)).close()
+    assert asked == [str(other / "partial")]
