@@ -80,13 +80,14 @@ class Runner:
     def run(self, live: LiveUpload) -> None:
         """Carry the job as far as it goes now. Raises only where the job table cannot be written."""
         job = live.job
+        url = self._connection.url  # or that of the server before: then a refusal only costs a second question
         try:
             self._finish(job, job.fingerprint if job.arrived is not None else self._upload(live))
         except Interrupted:
             self._queue.release(job)
         except ChunkyError as error:
             _LOG.info("job %d: %s", job.id, error)
-            self._record(job, error)
+            self._record(job, error, url)
 
     def room(self) -> tuple[int, int]:
         """How many small files go together, and of how many bytes, at the moment."""
@@ -140,7 +141,7 @@ class Runner:
                     done.append((job, known))
             except ChunkyError as error:
                 _LOG.info("job %d: %s", job.id, error)
-                self._record(job, error)
+                self._record(job, error, None)
         if done:
             self._queue.done_together(done)
 
@@ -240,8 +241,8 @@ class Runner:
         now = self._queue.job(job.id)
         return now.file_hash if now is not None else None
 
-    def _record(self, job: Job, error: ChunkyError) -> None:
-        """The one transition that belongs to this end."""
+    def _record(self, job: Job, error: ChunkyError, url: str | None) -> None:
+        """The one transition that belongs to this end; `url`: the server that was asked."""
         match error:
             case SourceError():
                 self._record_source(job, error)
@@ -254,7 +255,7 @@ class Runner:
                 self._queue.hold(Reason.NETWORK, str(error))
                 self._queue.release(job)
             case Problem():
-                self._record_problem(job, error)
+                self._record_problem(job, error, url)
             case UserError():  # a path too long for the protocol: only another name helps
                 self._queue.fail(job, Reason.ERROR, str(error))
             case _:
@@ -283,16 +284,16 @@ class Runner:
                 else:  # permission, a disk's error: nothing tells us when it is over, so we look, ever more rarely
                     self._queue.wait(job, str(error), paused_for=Reason.SOURCE)
 
-    def _record_problem(self, job: Job, found: Problem) -> None:
+    def _record_problem(self, job: Job, found: Problem, url: str | None) -> None:
         """What the server will not do: the protocol's `action` says whose turn it is."""
         match found.action:
             case "reauthenticate":
                 self._queue.hold(Reason.AUTH, str(found))
                 self._queue.release(job)
             case "new-session" | "rehash":
-                self._queue.restart(job, str(found), rehash=found.action == "rehash")
+                self._queue.restart(job, str(found), rehash=found.action == "rehash", url=url)
             case "stop" | "ignore":
-                self._queue.fail(job, Reason.REFUSED, str(found))
+                self._queue.fail(job, Reason.REFUSED, str(found), url=url)
             case _ if found.name == "storage-full":
                 self._queue.pause(job, Reason.SERVER_FULL, str(found), found.retry_after)
             case _:

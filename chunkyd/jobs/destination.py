@@ -13,7 +13,7 @@ _ARRIVED_HERE = "UPDATE jobs SET arrived_url = ? WHERE finished IS NULL AND arri
 _OFFER_AGAIN = "UPDATE OR FAIL known SET sent = 2 WHERE sent = 1"
 # What failed there may go well here. What had arrived there, but could not be moved or deleted, is still in its folder;
 # where a newer version of it waits, that one is enough.
-_TRY_AGAIN = (
+TRY_AGAIN = (
     "UPDATE jobs SET state = 'queued', reason = NULL, attempts = 0, restarts = 0, probes = 0, arrived = NULL,"
     " arrived_url = NULL, updated = ?"
     " WHERE finished IS NULL AND state = 'failed' AND reason IN ('refused', 'restarts', 'after-upload')"
@@ -49,7 +49,7 @@ class Destination(Core):
                 self._tables.execute(_ARRIVED_HERE, (url,))
             else:
                 self._tables.execute(_OFFER_AGAIN)
-                self._tables.execute(_TRY_AGAIN, (self._clock.wall(),))
+                self._tables.execute(TRY_AGAIN, (self._clock.wall(),))
                 self._tables.execute(_GO_NOW)
         reached("jobs.destination.recorded")
         self.on_change()

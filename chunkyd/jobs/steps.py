@@ -16,6 +16,7 @@ import msgspec
 from chunkyd.checkpoints import reached
 from chunkyd.files import Fingerprint, fingerprint_columns
 from chunkyd.jobs.core import one_of, text
+from chunkyd.jobs.destination import TRY_AGAIN
 from chunkyd.jobs.job import Change, Job, is_still_there, same_version, split
 from chunkyd.jobs.offers import Offers
 from chunkyd.jobs.retry import delay, probe_delay
@@ -50,6 +51,10 @@ _KNOW_SENT = (
     " iif(arrived_url IS (SELECT url FROM identity), 1, 2), ? FROM jobs WHERE id = ? RETURNING sent"
 )
 _SENT_HERE = 1
+# The same for what fails because of the server there was before, or after it has arrived there.
+_TRY_HERE = TRY_AGAIN + (  # noqa: S608  # our own words
+    " AND id = ? AND coalesce(arrived_url, ?, (SELECT url FROM identity)) IS NOT (SELECT url FROM identity)"
+)
 
 # They pass without a word to us.
 _ASKED_AGAIN = frozenset({Reason.NETWORK, Reason.SERVER, Reason.SERVER_FULL, Reason.SOURCE})
@@ -277,20 +282,27 @@ class Steps(Offers):
             changes["next_attempt"] = self._due_in(seconds)
         return self._leave(job, State.PAUSED, changes)
 
-    def fail(self, job: Job, reason: Reason, error: str, now_there: Fingerprint | None = None) -> bool:
-        """Only `retry` revives it, or a newer version of the file.
+    def fail(
+        self, job: Job, reason: Reason, error: str, now_there: Fingerprint | None = None, *, url: str | None = None
+    ) -> bool:
+        """Only `retry` revives it, or a newer version of the file, or another server.
 
         `now_there`: the fingerprint that its version has by now: renamed and put back, it would look like a newer one.
+        `url`: the server that it failed at; where there is another by now, it is queued for that one.
         """
         changes = {"reason": reason, "error": text(error)} | _version_columns(now_there)
         with self._tables.transaction():
             left = self._leave(job, State.FAILED, changes)
+            self._try_here(job, url)
         reached("jobs.failed")
         self.on_change()
         return left
 
-    def restart(self, job: Job, error: str, *, rehash: bool = False) -> bool:
-        """Again from a new session, at most three times without progress; False where that was too often: failed."""
+    def restart(self, job: Job, error: str, *, rehash: bool = False, url: str | None = None) -> bool:
+        """Again from a new session, at most three times without progress; False where that was too often: failed.
+
+        `url`: as in `fail`.
+        """
         with self._tables.transaction():
             current = self._current(job)
             restarts = (current.restarts if current else 0) + 1
@@ -302,6 +314,7 @@ class Steps(Offers):
                 self._leave(job, State.QUEUED, changes)
             else:
                 self._leave(job, State.FAILED, changes | {"restarts": MOST_RESTARTS, "reason": Reason.RESTARTS})
+                self._try_here(job, url)
         reached("jobs.restarted")
         self.on_change()
         return again
@@ -356,6 +369,10 @@ class Steps(Offers):
         """This version is known as sent; False where it went to another server than the one there is now."""
         rows = self._tables.rows(_KNOW_SENT, (*fingerprint_columns(sent), now, job.id))
         return [row[0] for row in rows] == [_SENT_HERE]
+
+    def _try_here(self, job: Job, url: str | None) -> None:
+        """What has failed is queued again, where it was at another server than the one there is now."""
+        self._tables.execute(_TRY_HERE, (self._clock.wall(), job.id, url))
 
     def _queue_again(self, job: Job, sent: Fingerprint, now: float) -> None:
         """The scan that offers the other files may be over; a newer version that waits needs no older one before it."""

@@ -217,3 +217,32 @@ def test_all_or_nothing(tmp_path: Path, clock: ManualClock) -> None:
     assert offered(queue, b"a")
     check_table(queue)
     queue.close()
+
+
+def test_what_the_server_before_refuses_in_the_end_is_sent_to_this_one(queue: Queue) -> None:
+    """Its answer was on the way when the other one was named: nobody else has said no."""
+    queue.offer([change(b"a")])
+    job = claim(queue)
+    queue.send_to(OTHER)
+    queue.fail(job, Reason.REFUSED, "no", url=URL)
+    assert now(queue, job).state is State.QUEUED
+    job = claim(queue)
+    queue.fail(job, Reason.REFUSED, "no", url=OTHER)
+    assert now(queue, job).state is State.FAILED
+    check_table(queue)
+
+
+def test_what_arrived_at_the_server_before_and_cannot_be_deleted_is_sent_to_this_one(queue: Queue) -> None:
+    """As where it could not be deleted before the other one was named."""
+    queue.offer([change(b"a")])
+    job = claim(queue)
+    queue.finishing(job, URL)
+    queue.send_to(OTHER)
+    queue.fail(job, Reason.AFTER_UPLOAD, "no permission")
+    found = now(queue, job)
+    assert found.state is State.QUEUED and found.arrived is None
+    job = claim(queue)
+    queue.finishing(job, OTHER)
+    queue.fail(job, Reason.AFTER_UPLOAD, "no permission")
+    assert now(queue, job).state is State.FAILED
+    check_table(queue)
