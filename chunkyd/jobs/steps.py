@@ -376,7 +376,7 @@ class Steps(Offers):
 
     def _queue_again(self, job: Job, sent: Fingerprint, now: float) -> None:
         """The scan that offers the other files may be over; a newer version that waits needs no older one before it."""
-        if not self._open_jobs((os.fsencode(job.folder), *split(job.path))):
+        if not any(other.id > job.id for other in self._open_jobs((os.fsencode(job.folder), *split(job.path)))):
             self._offer(Change(job.folder, job.path, sent, job.priority), now, user_paused=job.user_paused)
 
     def _leave(self, job: Job, state: State, changes: dict[str, object]) -> bool:

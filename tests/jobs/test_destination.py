@@ -246,3 +246,19 @@ def test_what_arrived_at_the_server_before_and_cannot_be_deleted_is_sent_to_this
     queue.fail(job, Reason.AFTER_UPLOAD, "no permission")
     assert now(queue, job).state is State.FAILED
     check_table(queue)
+
+
+def test_an_older_version_that_failed_is_not_in_the_way(queue: Queue, clock: ManualClock) -> None:
+    """It waits for nothing: the newer one is queued again."""
+    queue.offer([change(b"a")])
+    old = claim(queue)
+    queue.finishing(old, URL)
+    queue.offer([change(b"a", 2)])
+    queue.fail(old, Reason.AFTER_UPLOAD, "no permission")
+    new = claim(queue)
+    queue.send_to(OTHER)
+    clock.advance(1)
+    queue.finishing(new, URL)
+    queue.done(new, new.fingerprint)
+    assert claim(queue).fingerprint == version(2)
+    check_table(queue)
