@@ -186,7 +186,9 @@ class Pool:
         if not self._runner.is_small(job):
             return []
         files, total = self._runner.room()
-        return self._queue.claim_with(job, jobs=files - 1, size=MAX_CONTENT_BYTES, total=total - job.bytes_total)
+        # One at least: the room grows with what goes together, and files of half of it would for ever go alone.
+        rest = max(1, total - job.bytes_total)
+        return self._queue.claim_with(job, jobs=files - 1, size=MAX_CONTENT_BYTES, total=rest)
 
     def _take_back(self) -> None:
         """What no worker has begun: it belongs to whoever takes it out of the table of what is handed over."""

@@ -134,7 +134,8 @@ class Claims(Core):
     def claim_with(self, first: Job, *, jobs: int, size: int, total: int) -> list[Job]:
         """More jobs for the worker that has just claimed `first`: of its folder and priority, never begun before.
 
-        At most `jobs` of them, none larger than `size` bytes, of `total` bytes together.
+        At most `jobs` of them, none larger than `size` bytes, and so many that they are `total` bytes together, or just
+        more.
         """
         with self._tables.transaction():
             taken = list(self._claim_with(first, jobs, size, total))
@@ -149,7 +150,7 @@ class Claims(Core):
             return
         busy = _Busy(join(*row[2:]) for row in self._tables.rows(_RUNNING_ELSEWHERE) if row[1] == folder)
         for job_id, directory, name, bytes_ in self._tables.rows(_LIKE, (folder, first.priority, _WINDOW, size)):
-            if not most or bytes_ > total:
+            if not most or total <= 0:
                 return
             path = join(directory, name)
             if busy.is_in_the_way(path) or self._older_in_the_way(job_id, folder, directory, name):

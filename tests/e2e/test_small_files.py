@@ -38,6 +38,21 @@ def test_they_go_together(tmp_path: Path) -> None:
         assert os.listdir(server.data / "partial") == []
 
 
+def test_the_largest_of_the_small_ones_go_together_too(tmp_path: Path) -> None:
+    """Two of them are more than the first request is to hold: it is made all the same, and the next ones hold more."""
+    box = tmp_path / "outbox"
+    box.mkdir()
+    server = Server(tmp_path)
+    daemon = Daemon(tmp_path, server.url, [{"path": str(box)}])
+    for number in range(40):
+        (box / f"f{number}").write_bytes(os.urandom(600_000))
+    with running(server, daemon):
+        wait_until("all arrive", lambda: tree(server.files() / "outbox") == tree(box), 60, daemon.text)
+        daemon.wait_idle()
+        batches, initiates = counts(server)
+        assert 1 <= batches <= 30 and initiates <= 10
+
+
 def test_deleted_after_arrival(tmp_path: Path) -> None:
     """after_upload counts for each of them, and only for those that have arrived."""
     box = tmp_path / "outbox"
