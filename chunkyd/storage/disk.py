@@ -200,32 +200,28 @@ class DiskStorage:
     def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
         """See the contract. Each step is made for all of them before the next: see the module."""
         made = [self._write_new(file) for file in files]
-        open_ones = [(file, each) for file, each in zip(files, made, strict=True) if isinstance(each, _Made)]
-        synced = len(open_ones) > 1 and self._sync_as_one(open_ones[0][1].descriptor, open_ones[-1][0].session_id)
+        descriptors = [each.descriptor for each in made if isinstance(each, _Made)]
+        synced = len(descriptors) > 1 and self._sync_as_one(descriptors[0])
         if not synced:
-            for _, each in open_ones:
-                start_writing_back(each.descriptor)
+            for descriptor in descriptors:
+                start_writing_back(descriptor)
         return [self._prepare_new(file, each, synced=synced) for file, each in zip(files, made, strict=True)]
 
-    def _sync_as_one(self, first: int, last: str) -> bool:
+    def _sync_as_one(self, first: int) -> bool:
         """Sync the file system, bytes and metadata; False where each file is to be synced by itself.
 
-        The last file is synced besides: ext4 without a journal flushes the disk's cache before it writes the inodes.
-
-        The kernel tells a failure once to each open file: of the file system, by `first`, which was opened before a
-        byte of the group was written (by a descriptor that groups share, the one would take the news from the other);
-        of the last file by a descriptor made for that, so that its own still tells when it is synced by itself.
+        The kernel tells each open file once that a write to its file system has failed. So `first` is asked, which was
+        opened before a byte of the group was written: of a descriptor that groups share, one would take the news from
+        the other. The folder is synced besides: ext4 without a journal flushes the disk's cache before it writes the
+        inodes.
         """
         if not self._syncs_as_one or unwritten_bytes() > _LITTLE_BYTES:
             return False
         try:
             sync_file_system(first)
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with _closing(os.open(session_name(last), flags, dir_fd=self._partials)) as another:
-                os.fsync(another)
+            _sync(self._partials)
         except OSError:  # not of which file, nor that it was one of ours
             return False
-        reached("storage.attributes.synced")
         return True
 
     def _write_new(self, file: NewFile) -> _Made | OSError | StorageFull:
