@@ -22,6 +22,7 @@ from chunkyd.jobs.states import Reason
 from chunkyd.watch.roots import mounts_below
 
 _ELSEWHERE = "the folder it was found in is not there"
+_MISSED = "the file was not there for a moment"
 _LOOK_SECONDS = 2.0
 
 
@@ -84,11 +85,14 @@ class Whereabouts:
             self._queue.gone(job)
 
     def hold_if_elsewhere(self, job: Job) -> bool:
-        """Whether the job now waits for its folder: its file is missing, but was not deleted."""
+        """Whether the job now waits, for its folder or for a while: its file was missed, but was not deleted."""
         folder = self._folders.get(job.folder)
         seen = _sight(folder.path) if folder is not None else _Sight(None, ())  # before the decision that rests on it
         if self.is_deleted(job):
             return False
+        if self._is_there(job):  # its root was another, or what can be seen there cannot be opened
+            self._queue.wait(job, _MISSED, paused_for=Reason.SOURCE)
+            return True
         self._queue.pause(job, Reason.ROOT_MISSING, _ELSEWHERE)
         # Where it was at home at the sight, and is not deleted, the root has changed since, and may be back.
         changed = self._homes.is_home(job.folder, job.id, seen.root) and self._is_on_root(job)

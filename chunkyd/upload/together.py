@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import google_crc32c
 import msgspec
 
-from chunkyd.errors import ChunkyError, Interrupted, NotChunky, SourceError
+from chunkyd.errors import ChunkyError, Interrupted, NotChunky, Problem, SourceError
 from chunkyd.files import Fingerprint, fingerprint, lstat_below
 from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry, entry_bytes
 from chunkyd.protocol.messages import Initiate, encode_initiate
@@ -174,8 +174,8 @@ class Together:
         began = time.monotonic()
         try:
             outcomes = self.client.batch(body, content.crc32c(), len(some), switch)
-        except NotChunky:
-            self._most = None  # another server, or one that was set back: ask it anew
+        except (NotChunky, Problem):
+            self._most = None  # another server, or one with other limits by now: ask it anew
             raise
         seconds = time.monotonic() - began
         for (index, packed), outcome in zip(some, outcomes, strict=True):

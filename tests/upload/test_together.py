@@ -212,6 +212,23 @@ def test_a_server_that_takes_little(tmp_path: Path, small: list[Small]) -> None:
         assert proxy.count(PATH_BATCH) > 6
 
 
+def test_a_server_that_takes_less_by_now(tmp_path: Path, small: list[Small]) -> None:
+    """It was asked what it takes, and takes less after a restart: it is asked once more, and batches go on."""
+    server = Server(tmp_path)
+    with running(server):
+        together = Together(Client(server.url))
+        assert all(together.send(small, never))
+        server.stop()
+        server.settings["limits"]["chunk"] = "9000B"
+        server.write_config()
+        server.start()
+        for file in small:
+            Path(os.fsdecode(file.source)).write_bytes(os.urandom(900))
+        together._offering = False  # no question before, that would be small enough
+        assert together.send(small, never) == [None] * len(small)
+        assert all(together.send(small, never))
+
+
 def test_stopped_in_the_middle(proxy: FaultProxy, small: list[Small]) -> None:
     """While the answer is awaited a stop ends it at once, by Interrupted."""
     waiting = threading.Event()
