@@ -149,12 +149,14 @@ class CatalogDatabase:
     def rows_of(self, statement: str, wanted: Sequence[Row], *parameters: object) -> list[Row]:
         """`rows` for any number of tuples of values: they stand for the `{}` in the statement, some at a time."""
         found: list[Row] = []
-        width = len(wanted[0]) if wanted else 1
-        for first in range(0, len(wanted), _VALUES // width):
-            some = wanted[first : first + _VALUES // width]
-            marks = ", ".join([f"({', '.join('?' * width)})"] * len(some))
-            found += self.rows(statement.format(marks), *parameters, *itertools.chain.from_iterable(some))
+        for marks, values in _some_at_a_time(wanted):
+            found += self.rows(statement.format(marks), *parameters, *values)
         return found
+
+    def change_all(self, statement: str, wanted: Sequence[Row]) -> None:
+        """`change`, for tuples as in `rows_of`."""
+        for marks, values in _some_at_a_time(wanted):
+            self.change(statement.format(marks), *values)
 
     def _execute(self, statement: str, parameters: Row) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = self._database.execute_sql(statement, parameters)  # type: ignore[no-untyped-call]
@@ -192,3 +194,11 @@ class CatalogDatabase:
             self._database.close()
             for connection in list(self._opened):
                 connection.close()
+
+
+def _some_at_a_time(wanted: Sequence[Row]) -> Iterator[tuple[str, Iterator[object]]]:
+    """As many tuples as one statement takes, again and again: their marks, and their values."""
+    width = len(wanted[0]) if wanted else 1
+    for first in range(0, len(wanted), _VALUES // width):
+        some = wanted[first : first + _VALUES // width]
+        yield ", ".join([f"({', '.join('?' * width)})"] * len(some)), itertools.chain.from_iterable(some)

@@ -14,6 +14,7 @@ from chunkyd.catalog.database import CatalogDatabase, Row, Taken
 from chunkyd.catalog.schema import ACTIVE
 from chunkyd.catalog.sql_files import put, put_all
 from chunkyd.protocol.ranges import Range, RangeSet
+from chunkyd.turns import in_turn
 
 PAGE = 500
 _COLUMNS = (
@@ -72,7 +73,7 @@ class SqlSessions:
         until: float = 0.0,
     ) -> list[SessionRecord]:
         """See the contract."""
-        with self._database.writing():
+        with self._database.writing(), in_turn():  # which ends before the commit
             if key is not None:
                 self._wish(key, None, until)
             self._wish_all(wishes, until)
@@ -219,13 +220,13 @@ class SqlSessions:
 
     def complete_all(self, published: Sequence[tuple[str, FileRecord]]) -> None:
         """See the contract."""
-        with self._database.writing():
+        with self._database.writing(), in_turn():
             names = [(session_id,) for session_id, _ in published]
             active: dict[str, int] = dict(self._database.rows_of(_ACTIVE_SEQUENCES, names))
             put_all(self._database, [file for session_id, file in published if session_id in active])
             ended = [(sequence,) for sequence in active.values()]
-            self._database.change_many("DELETE FROM stored WHERE sequence = ?", ended)
-            self._database.change_many("DELETE FROM session WHERE sequence = ?", ended)
+            self._database.change_all("DELETE FROM stored WHERE sequence IN ({})", ended)
+            self._database.change_all("DELETE FROM session WHERE sequence IN ({})", ended)
 
     def end(self, session_id: str) -> None:
         """See the contract."""

@@ -16,16 +16,8 @@ def chunkyd() -> None:
 
 
 def chunkyctl() -> None:
-    """The command that controls it. It has no threads and leaves nothing to be ended: it is gone with its last word.
-
-    To take apart what was loaded is a twentieth of its time.
-    """
-    try:
-        _run("chunkyctl")
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        sys.stderr.flush()
-        os._exit(end.code)
+    """The command that controls it."""
+    _run_and_leave("chunkyctl")
 
 
 def chunky_server() -> None:
@@ -35,7 +27,17 @@ def chunky_server() -> None:
 
 def chunky() -> None:
     """The one-shot client."""
-    _run("chunky")
+    _run_and_leave("chunky")
+
+
+def _run_and_leave(name: str) -> None:
+    """It leaves nothing to be ended, and is gone with its last word: to take apart what was loaded takes a while."""
+    try:
+        _run(name)
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 def _run(name: str) -> None:

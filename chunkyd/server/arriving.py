@@ -25,6 +25,7 @@ from chunkyd.server.publish import Publisher
 from chunkyd.server.receive import BodyCut, check_digests
 from chunkyd.settings import Limits
 from chunkyd.storage.base import Attributes, NewFile, Storage
+from chunkyd.turns import in_turn
 
 TOGETHER = 64  # files open at the same moment
 
@@ -81,9 +82,10 @@ class Arriving:
 
     def write(self) -> None:
         """See `Sink`. Raises malformed-request where the body is no batch."""
-        for piece in self._gathered:
-            self._checker.update(piece)
-        self._take_in()
+        with in_turn():
+            for piece in self._gathered:
+                self._checker.update(piece)
+            self._take_in()
         self._prepare()
 
     def _take_in(self) -> None:

@@ -40,6 +40,7 @@ from chunkyd.storage.system import (
     unwritten_bytes,
 )
 from chunkyd.storage.tree import Published, Tree
+from chunkyd.turns import in_turn
 
 _log = logging.getLogger("chunkyd.storage")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -199,13 +200,15 @@ class DiskStorage:
 
     def prepare_all(self, files: Sequence[NewFile]) -> list[Prepared | OSError | StorageFull]:
         """See the contract. Each step is made for all of them before the next: see the module."""
-        made = [self._write_new(file) for file in files]
+        with in_turn():
+            made = [self._write_new(file) for file in files]
         descriptors = [each.descriptor for each in made if isinstance(each, _Made)]
         synced = len(descriptors) > 1 and self._sync_as_one(descriptors[0])
         if not synced:
             for descriptor in descriptors:
                 start_writing_back(descriptor)
-        return [self._prepare_new(file, each, synced=synced) for file, each in zip(files, made, strict=True)]
+        with in_turn() if synced else contextlib.nullcontext():
+            return [self._prepare_new(file, each, synced=synced) for file, each in zip(files, made, strict=True)]
 
     def _sync_as_one(self, first: int) -> bool:
         """Sync the file system, bytes and metadata; False where each file is to be synced by itself.
@@ -244,9 +247,12 @@ class DiskStorage:
         if not isinstance(made, _Made):
             return made
         try:
-            with disk_full_is_storage_full(DISK_FULL_TEXT), _closing(made.descriptor):
-                if not synced:
-                    _sync(made.descriptor)
+            with disk_full_is_storage_full(DISK_FULL_TEXT):
+                try:
+                    if not synced:
+                        _sync(made.descriptor)
+                finally:
+                    os.close(made.descriptor)
             return Prepared(made.inode)
         except (OSError, StorageFull) as error:
             self._give_up(file)

@@ -19,7 +19,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from types import TracebackType
 
 from msgspec.structs import replace
 
@@ -81,22 +81,28 @@ class Placing:
         The fingerprint is that of what was placed, whoever takes it away or edits it at once: only the rename's own
         mark, the time of the change, is taken after it.
         """
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        opened = os.open(self._partial, flags, dir_fd=self._partials)
         try:
-            partial = os.fstat(opened)
+            partial = os.stat(self._partial, dir_fd=self._partials, follow_symlinks=False)
             if not stat.S_ISREG(partial.st_mode):  # somebody's link or folder is no partial
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._partial)
             self._place(names, name, partial, keep_old)
-            return replace(fingerprint(partial), ctime_ns=os.fstat(opened).st_ctime_ns)
         except OSError as error:
             if error.errno in NO_NAME:
                 raise NameRefused(name) from error
             raise
         finally:
-            os.close(opened)
             if self._above is not None:
                 os.close(self._above)
+        return self._placed(name, partial)
+
+    def _placed(self, name: bytes, partial: os.stat_result) -> Fingerprint:
+        """Nothing fails any more: what cannot be seen keeps the mark of before, and so looks like somebody's edit."""
+        placed = fingerprint(partial)
+        with contextlib.suppress(OSError):
+            now = os.stat(name, dir_fd=self._walk.folder, follow_symlinks=False)
+            if os.path.samestat(now, partial):
+                return replace(placed, ctime_ns=now.st_ctime_ns)
+        return placed
 
     def _place(self, names: list[bytes], name: bytes, partial: os.stat_result, keep_old: bool) -> None:
         with self._undo:
@@ -205,15 +211,22 @@ class Placing:
         return aside
 
 
-@contextlib.contextmanager
-def _naming(name: bytes) -> Iterator[None]:
+class _naming:  # as `disk_full_is_storage_full`
     """Where a name is given, EINVAL is about the name: vfat and others lack some characters."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise NameRefused(name) from error
-        raise
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:
+            raise NameRefused(self._name) from error
 
 
 def _kept_before(folder: int, name: bytes, old: os.stat_result) -> bytes | None:

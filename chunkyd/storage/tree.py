@@ -18,6 +18,7 @@ from chunkyd.storage.folders import Walk, leads_nowhere, opened_folder, regular_
 from chunkyd.storage.names import path_names, session_name, user_name
 from chunkyd.storage.opened import DISK_FULL_TEXT, OpenFile
 from chunkyd.storage.placing import DurableFolders, Placing
+from chunkyd.turns import in_turn
 
 Published = Fingerprint | PathConflict | OSError | StorageFull
 
@@ -51,7 +52,7 @@ class Tree:
         found: list[Published] = []
         failed: list[Published] = []
         with contextlib.closing(Walk(self._files)) as walk:
-            with self._lock:
+            with self._lock, in_turn():
                 for publication in publications:
                     placing = Placing(
                         walk, self._durable, self._partials, session_name(publication.session_id).encode()

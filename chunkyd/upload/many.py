@@ -15,6 +15,7 @@ import msgspec
 from chunkyd.errors import ChunkyError, EnvironmentFailure, Interrupted, NotChunky, Problem
 from chunkyd.files import Fingerprint
 from chunkyd.threads import start
+from chunkyd.turns import in_turn
 from chunkyd.upload.memory import Origin
 from chunkyd.upload.progress import Progress
 from chunkyd.upload.together import MOST_FILES, Small, Together
@@ -176,7 +177,7 @@ class Delivery:
             outcomes = [Outcome(file, result) for file, result in zip(group, results, strict=True) if result]
             with self._guard:
                 self._waiting.extend(file for file, result in zip(group, results, strict=True) if not result)
-        with self._speaking:
+        with self._speaking, in_turn():
             for outcome in outcomes:
                 self._finished(outcome)
         return any(outcome.result for outcome in outcomes)

@@ -22,6 +22,7 @@ from chunkyd.errors import ChunkyError, Interrupted, NotChunky, Problem, SourceE
 from chunkyd.files import Fingerprint, fingerprint, lstat_below
 from chunkyd.protocol.batch import EXTENSION, MAX_CONTENT_BYTES, MAX_ENTRIES, Outcome, encode_entry, entry_bytes
 from chunkyd.protocol.messages import Initiate, encode_initiate
+from chunkyd.turns import in_turn
 from chunkyd.upload.body import Body
 from chunkyd.upload.connection import Switch
 from chunkyd.upload.control import LOOK_SECONDS
@@ -145,7 +146,8 @@ class Together:
         most = self._room(switch)
         if most is None:
             return
-        packed = [(index, found) for index, file in enumerate(files) if (found := _read(file)) is not None]
+        with in_turn():
+            packed = [(index, found) for index, file in enumerate(files) if (found := _read(file)) is not None]
         for some in _portions(packed, most):
             wanted = self._request(some, results, switch, offered=True) if self._offering else some
             if wanted:
@@ -178,9 +180,10 @@ class Together:
             self._most = None  # another server, or one with other limits by now: ask it anew
             raise
         seconds = time.monotonic() - began
-        for (index, packed), outcome in zip(some, outcomes, strict=True):
-            if outcome.result == "complete" and _is_unchanged(packed):
-                results[index] = _result(packed, outcome, 0 if offered else len(packed.content))
+        with in_turn():
+            for (index, packed), outcome in zip(some, outcomes, strict=True):
+                if outcome.result == "complete" and _is_unchanged(packed):
+                    results[index] = _result(packed, outcome, 0 if offered else len(packed.content))
         known = sum(outcome.known for outcome in outcomes)
         self._offering = 2 * known >= len(outcomes)
         if self._offering or not offered:
