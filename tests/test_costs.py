@@ -110,6 +110,25 @@ def test_a_big_file(tmp_path: Path) -> None:
         assert requests(server).total() - asked.total() <= 4
 
 
+def faults(pid: int) -> int:
+    """The pages of memory that were faulted in so far."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+def test_the_memory_of_a_big_file(tmp_path: Path) -> None:
+    """What the first one has faulted in serves the second: not one page for each that comes."""
+    server = Server(tmp_path)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for file in (first, second):
+        file.write_bytes(os.urandom(BIG))
+    with running(server):
+        upload(server, tmp_path, first)
+        before = faults(server.pid)
+        upload(server, tmp_path, second)
+        assert bytes_stored(server) == 2 * BIG
+        assert faults(server.pid) - before <= BIG // os.sysconf("SC_PAGESIZE") // 12
+
+
 def test_many_small_files(tmp_path: Path) -> None:
     """A thousand: few requests, few syncs, few calls to the kernel; again: headers alone."""
     server = Server(tmp_path)

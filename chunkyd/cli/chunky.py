@@ -60,7 +60,9 @@ def upload(files: tuple[bytes, ...], name: str | None, **options: object) -> int
     """
     with loading():
         from chunkyd.cli.chunky_upload import Wanted, upload_files
+        from chunkyd.heap import settle_heap
 
+    settle_heap()
     if not all(files):
         raise UsageError("an empty name is no file")
     published = None if name is None else os.fsencode(name)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from chunkyd.cli.common import Options
 from chunkyd.errors import EXIT_DONE
+from chunkyd.heap import settle_heap
 from chunkyd.open_files import allow_open_files
 from chunkyd.settings import DaemonSettings, find_config, load_daemon
 
@@ -16,11 +17,13 @@ _ENOUGH_FILES = 1024
 _LEAST_FILES = 128  # one that only watches has two dozen open; some for each upload, and for each who asks
 
 
-def allow_files() -> None:
-    """Called before anything is loaded, which takes files too. Raises EnvironmentFailure where they are too few.
+def prepare_process() -> None:
+    """Heap and open files; called before anything is loaded, which takes files too, and before a thread begins.
 
-    Where they run out later, what needs one is tried again, as with any other fault of the machine.
+    Raises EnvironmentFailure where the files are too few. Where they run out later, what needs one is tried again, as
+    with any other fault of the machine.
     """
+    settle_heap()
     allow_open_files(_ENOUGH_FILES, _LEAST_FILES, "chunkyd")
 
 

@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import Options, pass_options, say
-from chunkyd.cli.daemon_common import allow_files, load
+from chunkyd.cli.daemon_common import load, prepare_process
 from chunkyd.errors import EXIT_FAILED
 from chunkyd.settings import DaemonSettings
 
@@ -16,7 +16,7 @@ from chunkyd.settings import DaemonSettings
 @pass_options
 def start(options: Options) -> None:
     """Begin in the background; its log goes to daemon.log in the state folder."""
-    allow_files()
+    prepare_process()
     _start(*load(options))
 
 
@@ -32,7 +32,7 @@ def stop(options: Options) -> int | None:
 @pass_options
 def restart(options: Options) -> None:
     """End it, if it runs, and begin anew."""
-    allow_files()
+    prepare_process()
     settings, path = load(options)
     _stop(settings)
     _start(settings, path)

@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import Options, json_option, pass_options, print_json, say
-from chunkyd.cli.daemon_common import allow_files, load
+from chunkyd.cli.daemon_common import load, prepare_process
 from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE
 
 
@@ -16,7 +16,7 @@ from chunkyd.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREAC
 @pass_options
 def once(options: Options, as_json: bool) -> int:
     """Send what is new, wait for the end, exit: 0 all sent, 1 some failed, 69 the server is away, 3 stopped."""
-    allow_files()
+    prepare_process()
     from chunkyd import log
     from chunkyd.clock import SystemClock
     from chunkyd.daemon.once import run_once

@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import say
-from chunkyd.cli.daemon_common import allow_files, hear_early_signals
+from chunkyd.cli.daemon_common import hear_early_signals, prepare_process
 from chunkyd.settings import Log
 
 
@@ -17,7 +17,7 @@ from chunkyd.settings import Log
 def quickstart(folder: str, port: int) -> None:
     """Try it: what is copied into DIR (./outbox) arrives in ./received. Ctrl-C ends it; the same again goes on."""
     hear_early_signals()
-    allow_files()
+    prepare_process()
     from chunkyd import log
 
     log.configure(Log(level="warning"), "chunkyd")

@@ -7,7 +7,7 @@ import os
 import click
 
 from chunkyd.cli.common import Options, pass_options
-from chunkyd.cli.daemon_common import allow_files, hear_early_signals, load
+from chunkyd.cli.daemon_common import hear_early_signals, load, prepare_process
 from chunkyd.cli.loading import loading
 
 
@@ -16,7 +16,7 @@ from chunkyd.cli.loading import loading
 def run(options: Options) -> None:
     """Watch and upload until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     hear_early_signals()
-    allow_files()
+    prepare_process()
     with loading():
         from chunkyd import log
         from chunkyd.clock import SystemClock

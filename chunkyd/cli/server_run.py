@@ -33,6 +33,8 @@ def run(options: Options) -> None:
             logging.getLogger("chunkyd.server").info(where)
 
     with loading():
+        from chunkyd.heap import settle_heap
         from chunkyd.server.start import serve
 
+    settle_heap()
     serve(settings, ready=ready)
