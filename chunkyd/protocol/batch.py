@@ -75,9 +75,9 @@ class EntryParser:
         self._rest = b""
         self._entries = 0
 
-    def feed(self, data: bytes) -> Iterator[Entry]:
-        """The entries that end in these bytes; their contents are views of them."""
-        data = self._rest + data
+    def feed(self, *pieces: bytes) -> Iterator[Entry]:
+        """The entries that end in these bytes; their contents are views of a copy of them."""
+        data = b"".join((self._rest, *pieces))
         view, position = memoryview(data), 0
         while len(data) - position >= _LENGTHS.size:
             header_bytes, content_bytes = self._lengths(data, position)

@@ -90,7 +90,7 @@ class Arriving:
 
     def _take_in(self) -> None:
         try:
-            entries = list(self._parser.feed(b"".join(self._gathered)))
+            entries = list(self._parser.feed(*self._gathered))
         except ValueError as error:
             raise problem("malformed-request", f"This is no batch: {error}.") from error
         self._gathered.clear()
