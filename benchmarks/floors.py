@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import mmap
 import os
 import socket
 import statistics
@@ -52,6 +53,9 @@ def main() -> None:
                 _show(name, [_pieces(floor) for _ in range(5)])
         _show("write a new file", [_written(Path(work), sync=False) for _ in range(5)])
         _show("the same, and fdatasync", [_written(Path(work), sync=True) for _ in range(5)])
+        _show(
+            "the same, past the page cache (O_DIRECT)", [_written(Path(work), sync=True, past=True) for _ in range(5)]
+        )
         _show("sendfile to a loopback socket, and recv", [_sent(file, _by_sendfile) for _ in range(5)])
         _show("read and send to it, and recv", [_sent(file, _by_reading) for _ in range(5)])
 
@@ -104,8 +108,9 @@ def _many(folder: Path, sync: Callable[[Sequence[int]], None]) -> tuple[float, f
 
 
 def _show(name: str, runs: list[tuple[float, float]]) -> None:
-    cpu, wall = (statistics.median(each) for each in zip(*runs, strict=True))
-    print(f"{name:42} {cpu:5.2f} CPU s {wall:6.2f} s")
+    cpu, wall = zip(*runs, strict=True)
+    spans = (f"{statistics.median(each):5.2f} ({min(each):.2f} to {max(each):.2f})" for each in (cpu, wall))
+    print(f"{name:42} {next(spans)} CPU s {next(spans)} s")
 
 
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
@@ -138,18 +143,20 @@ def _crc() -> Floor:
     return lambda at, buffer: google_crc32c.value(piece)
 
 
-def _written(work: Path, *, sync: bool) -> tuple[float, float]:
+def _written(work: Path, *, sync: bool, past: bool = False) -> tuple[float, float]:
     path = work / "written"
+    buffer = mmap.mmap(-1, PIECE)  # at the beginning of a page, as a write past the cache needs it
+    buffer.write(os.urandom(PIECE))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_DIRECT if past else 0))
 
     def write() -> None:
-        with path.open("wb", buffering=0) as file:
-            buffer = bytearray(PIECE)
-            for at in range(0, GIBIBYTE, PIECE):
-                os.pwrite(file.fileno(), buffer, at)
-            if sync:
-                os.fdatasync(file.fileno())
+        for at in range(0, GIBIBYTE, PIECE):
+            os.pwrite(descriptor, buffer, at)
+        if sync:
+            os.fdatasync(descriptor)
 
     took = _timed(write)
+    os.close(descriptor)
     path.unlink()
     return took
 
