@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,9 +16,9 @@ def is_free() -> bool:
     """Whether another thread gets a turn at once."""
 
     def take() -> bool:
-        taken = turns._turn.acquire(timeout=0)
+        taken = turns._turns.lock.acquire(timeout=0)
         if taken:
-            turns._turn.release()
+            turns._turns.lock.release()
         return taken
 
     with ThreadPoolExecutor(1) as pool:
@@ -43,7 +44,7 @@ def test_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (most, inside) == (1, 0)
 
 
-def test_whoever_is_held_up_holds_nobody_up() -> None:
+def test_whoever_is_held_up_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that hangs under one thread: the others go on beside it, and take turns again when it is over."""
     hanging, over = threading.Event(), threading.Event()
 
@@ -58,10 +59,17 @@ def test_whoever_is_held_up_holds_nobody_up() -> None:
         assert hanging.wait(30)
         with in_turn():  # it returns
             assert not over.is_set()
+        monkeypatch.setattr(turns, "_MOMENT", 30.0)
+        begun = time.monotonic()
+        for _ in range(100):
+            with in_turn():  # and is not waited for again
+                assert not over.is_set()
+        assert time.monotonic() - begun < 30
     finally:
         over.set()
         thread.join(30)
     assert is_free()
+    assert not turns._turns.hanging
 
 
 def test_a_stretch_within_another(monkeypatch: pytest.MonkeyPatch) -> None:

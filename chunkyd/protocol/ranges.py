@@ -84,8 +84,8 @@ class RangeSet:
         if first == len(block) or stop < block[first]:  # no bound lies in it: all of it is held, or none
             before = stop - start if first % 2 else 0
             if first % 2 != held:
+                block.insert(first, stop)  # the greater one first: where it is too great, nothing has changed
                 block.insert(first, start)
-                block.insert(first + 1, stop)
                 self._bounds += 2
         else:
             last = bisect_right(block, stop, first)

@@ -79,30 +79,25 @@ class Placing:
         """All steps up to the rename; on an error, everything is as it was. `names[0]` is the user's folder.
 
         The fingerprint is that of what was placed, whoever takes it away or edits it at once: only the rename's own
-        mark, the time of the change, is taken after it.
+        mark, the time of the change, is taken after it. It is held open meanwhile: of a file that is gone the inode's
+        number may be the next one's.
         """
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened = os.open(self._partial, flags, dir_fd=self._partials)
         try:
-            partial = os.stat(self._partial, dir_fd=self._partials, follow_symlinks=False)
+            partial = os.fstat(opened)
             if not stat.S_ISREG(partial.st_mode):  # somebody's link or folder is no partial
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._partial)
             self._place(names, name, partial, keep_old)
+            return replace(fingerprint(partial), ctime_ns=os.fstat(opened).st_ctime_ns)
         except OSError as error:
             if error.errno in NO_NAME:
                 raise NameRefused(name) from error
             raise
         finally:
+            os.close(opened)
             if self._above is not None:
                 os.close(self._above)
-        return self._placed(name, partial)
-
-    def _placed(self, name: bytes, partial: os.stat_result) -> Fingerprint:
-        """Nothing fails any more: what cannot be seen keeps the mark of before, and so looks like somebody's edit."""
-        placed = fingerprint(partial)
-        with contextlib.suppress(OSError):
-            now = os.stat(name, dir_fd=self._walk.folder, follow_symlinks=False)
-            if os.path.samestat(now, partial):
-                return replace(placed, ctime_ns=now.st_ctime_ns)
-        return placed
 
     def _place(self, names: list[bytes], name: bytes, partial: os.stat_result, keep_old: bool) -> None:
         with self._undo:
