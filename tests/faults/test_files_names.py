@@ -85,8 +85,9 @@ def test_a_path_longer_than_a_call_takes(tmp_path: Path, size: int, told: str) -
             stage.put("beside", size)
             stage.start_daemon()
             words = "4207 bytes; 4096 are allowed. Give the file, or a folder above it, a shorter name."
-            wait_failed(stage, "long", words)
             there = stage.server.files() / "outbox"
+            wait_until("the others arrive", lambda: (there / "beside").exists() and read_deep(there, fits), 30)
+            wait_failed(stage, "long", words)
             assert (there / "beside").read_bytes() == (stage.box / "beside").read_bytes()
             assert read_deep(there, fits) == content
             assert "cannot be read" not in str(stage.daemon.ctl("status")["problems"])
