@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import TracebackType
 from typing import TypeGuard
 
@@ -181,13 +181,17 @@ def open_long(root: bytes, path: bytes, flags: int) -> int:
         return open_below(root, path, flags)
 
 
-class disk_full_is_storage_full:  # used as a function; one made of a generator takes five times as long
-    """Turn ENOSPC and EDQUOT into StorageFull; `what` says what could not be written."""
+class told_as:
+    """Raise what `tell` makes of an OSError that has one of these numbers, in its place.
 
-    __slots__ = ("_what",)
+    A class, for it stands around each step of each file: made of a generator it takes five times as long.
+    """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    __slots__ = ("_numbers", "_tell")
+
+    def __init__(self, numbers: Collection[int], tell: Callable[[OSError], Exception]) -> None:
+        self._numbers = numbers
+        self._tell = tell
 
     def __enter__(self) -> None:
         return None
@@ -195,8 +199,13 @@ class disk_full_is_storage_full:  # used as a function; one made of a generator 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise StorageFull(f"{self._what}: {os.strerror(error.errno or 0)}") from error
+        if isinstance(error, OSError) and error.errno in self._numbers:
+            raise self._tell(error) from error
+
+
+def disk_full_is_storage_full(what: str) -> told_as:
+    """Turn ENOSPC and EDQUOT into StorageFull; `what` says what could not be written."""
+    return told_as(DISK_FULL, lambda error: StorageFull(f"{what}: {os.strerror(error.errno or 0)}"))
 
 
 def has_no_room(folder: str) -> bool:

@@ -1,7 +1,7 @@
 """Turns: stretches of much Python and many short system calls are done by one thread at a time.
 
 Every system call gives Python's lock away and wakes whoever waits for it: with several threads at it, a file of a batch
-cost thirty such handings over, a fifth of the processor's time. A turn is a courtesy and no lock: who has waited a
+cost the server six such handings over, a tenth of its processor's time. A turn is a courtesy, no lock: who has waited a
 moment for one, because a slow disk holds up whoever has it, goes on beside, and so do all others until that one is
 over. So nothing may rely on being alone, and nobody waits for long. The syncs and commits that a stretch leads to come
 after its turn, but for what makes a new folder durable on the way to it.
@@ -30,8 +30,9 @@ class in_turn:  # used as a function
     __slots__ = ("_mine",)
 
     def __enter__(self) -> None:
-        self._mine = _turns.lock.acquire(timeout=0 if _turns.hanging else _MOMENT)
-        if not self._mine:
+        patience = 0 if _turns.hanging else _MOMENT
+        self._mine = _turns.lock.acquire(timeout=patience)
+        if patience and not self._mine:
             _turns.hanging = True
 
     def __exit__(

@@ -19,12 +19,11 @@ import errno
 import os
 import re
 import stat
-from types import TracebackType
 
 from msgspec.structs import replace
 
 from chunkyd.checkpoints import reached
-from chunkyd.files import Fingerprint, fingerprint
+from chunkyd.files import Fingerprint, fingerprint, told_as
 from chunkyd.names import numbered_name
 from chunkyd.storage.base import NameRefused, PathConflict
 from chunkyd.storage.folders import NO_NAME, Walk, status
@@ -206,22 +205,9 @@ class Placing:
         return aside
 
 
-class _naming:  # as `disk_full_is_storage_full`
+def _naming(name: bytes) -> told_as:
     """Where a name is given, EINVAL is about the name: vfat and others lack some characters."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: bytes) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError) and error.errno == errno.EINVAL:
-            raise NameRefused(self._name) from error
+    return told_as({errno.EINVAL}, lambda error: NameRefused(name))
 
 
 def _kept_before(folder: int, name: bytes, old: os.stat_result) -> bytes | None:
