@@ -34,7 +34,8 @@ def run(options: Options) -> None:
 
     with loading():
         from chunkyd.heap import settle_heap
+
+        settle_heap()
         from chunkyd.server.start import serve
 
-    settle_heap()
     serve(settings, ready=ready)

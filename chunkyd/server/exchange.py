@@ -81,7 +81,7 @@ class Exchange:
             if message["type"] != "http.request":
                 raise BodyCut
             if message.get("body"):
-                yield message["body"]
+                yield message.pop("body")  # held here no longer: the next may be long in coming
 
     async def body(self, limit: int) -> bytes:
         """A small body as a whole; 413 where it is longer than `limit`."""

@@ -4,6 +4,8 @@
 - Pieces are gathered, so that a write is worth a thread, but never much: the allowance is shared by all bodies, and
   a thousand clients trickling a chunk each hold no more memory than a few fast ones. What some hold, who have stalled
   since, the others have less: they write piece by piece.
+- What comes faster than it is written stays with its clients: while as much waits for a thread as all may gather, no
+  body takes in another piece.
 - A body on which nothing moves for 30 s is dropped; so is, at once, every body still open when the server stops.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_right
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
@@ -41,12 +44,42 @@ class Bodies:
         self._stall_seconds = stall_seconds
         self._open: set[_Patience] = set()
         self._stopping = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self.gathered = 0  # bytes, by all of them
+        self._writing = 0  # of these, what is with a thread, or waits for one
 
     def is_enough(self, gathered: int) -> bool:
         """Whether a body that has gathered so many bytes is to write them."""
         allowance = max(GATHER_LEAST, min(GATHER_MOST, GATHER_ALL // max(1, len(self._open))))
         return gathered >= allowance or self.gathered >= GATHER_ALL
+
+    async def room(self) -> None:
+        """Wait, first come first served, until there is room for another piece of a body."""
+        if self._writing >= GATHER_ALL:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+
+    @contextlib.contextmanager
+    def writing(self, gathered: int) -> Iterator[None]:
+        """So many bytes are with a thread, or wait for one; afterwards they are gathered no more."""
+        self._writing += gathered
+        try:
+            yield
+        finally:
+            self._writing -= gathered
+            self.gathered -= gathered
+            if self._writing < GATHER_ALL:
+                self._call(2 if self._writing else len(self._waiting))
+
+    def _call(self, number: int) -> None:
+        """Let so many go on. By two for one that has written, room is soon used again, but never by all at once;
+        where nothing is being written nobody else would call those who are left."""
+        while self._waiting and number:
+            turn = self._waiting.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                number -= 1
 
     def stop(self) -> None:
         """Drop every body that waits for a piece, and every other at its next wait."""
@@ -161,21 +194,26 @@ class Receiver:
     async def pour(self, pieces: AsyncIterator[bytes], sink: Sink) -> None:
         """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early or too late."""
         async with self._bodies.entered() as patience:
-            patience.wait()
             gathered = 0
             try:
+                await self._bodies.room()
+                patience.wait()
                 async for piece in pieces:
+                    patience.work()
                     sink.take(piece)
                     gathered += len(piece)
                     self._bodies.gathered += len(piece)
+                    del piece  # the sink's alone: what is written is free while the next is waited for
                     if self._bodies.is_enough(gathered):
-                        patience.work()
-                        await self._threads.write(sink.write)
-                        self._bodies.gathered -= gathered
-                        gathered = 0
+                        handed, gathered = gathered, 0
+                        with self._bodies.writing(handed):
+                            await self._threads.write(sink.write)
+                    await self._bodies.room()
                     patience.wait()
                 patience.work()
-                await self._threads.write(sink.write)
+                handed, gathered = gathered, 0
+                with self._bodies.writing(handed):
+                    await self._threads.write(sink.write)
             finally:
                 self._bodies.gathered -= gathered
 

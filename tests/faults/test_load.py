@@ -36,7 +36,9 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.parametrize("piece", [4096, pytest.param(256 << 10, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "piece", [4096, pytest.param(256 << 10, marks=pytest.mark.long), pytest.param(1 << 20, marks=pytest.mark.long)]
+)
 def test_a_thousand_slow_clients_beside_fast_ones(tmp_path: Path, many_files: None, piece: int) -> None:
     """Each of a thousand holds a chunk half sent: fast ones pass, memory stays small, and then all slow ones finish."""
     data = os.urandom(SLOW * piece)

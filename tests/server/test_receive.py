@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from chunkyd.protocol.digests import Checker
 from chunkyd.protocol.ranges import RangeSet
-from chunkyd.server.receive import GATHER_ALL, Bodies, Receiver
+from chunkyd.server.exchange import Exchange
+from chunkyd.server.receive import GATHER_ALL, GATHER_LEAST, GATHER_MOST, Bodies, BodyCut, Receiver
 from chunkyd.server.session import Claim, LiveSession
 from chunkyd.server.threads import Threads
 from chunkyd.storage.base import Partial
@@ -71,6 +75,112 @@ def test_only_what_is_claimed_is_written(ranges: list[tuple[int, int]], cuts: li
     for start, stop in own:
         expected[start:stop] = BODY[start - BEGIN : stop - BEGIN]
     assert content == expected
+
+
+class _Piece(bytes):
+    """One that counts how many there are."""
+
+    alive = 0
+
+    def __new__(cls, value: bytes) -> _Piece:
+        cls.alive += 1
+        return super().__new__(cls, value)
+
+    def __del__(self) -> None:
+        type(self).alive -= 1
+
+
+class _Dropping:
+    """A sink whose every piece is enough, and written."""
+
+    def __init__(self) -> None:
+        self.held: list[bytes] = []
+
+    def take(self, piece: bytes) -> None:
+        self.held.append(piece)
+
+    def write(self) -> None:
+        self.held.clear()
+
+
+def test_what_is_written_is_held_nowhere() -> None:
+    """While a body waits for its next piece, the last one is free."""
+
+    async def scenario() -> None:
+        threads, stalled, over = Threads(), asyncio.Event(), asyncio.Event()
+        left = 3
+
+        async def receive() -> Message:
+            nonlocal left
+            if not left:
+                stalled.set()
+                await over.wait()
+                return {"type": "http.disconnect"}
+            left -= 1
+            return {"type": "http.request", "body": _Piece(bytes(GATHER_MOST)), "more_body": True}
+
+        async def send(message: Message) -> None:
+            raise AssertionError
+
+        exchange = Exchange({"type": "http", "headers": []}, receive, send)
+        task = asyncio.create_task(Receiver(Bodies(), threads).pour(exchange.pieces(), _Dropping()))
+        try:
+            async with asyncio.timeout(30):
+                await stalled.wait()
+                assert _Piece.alive == 0
+                over.set()
+                with pytest.raises(BodyCut):
+                    await task
+        finally:
+            threads.close()
+
+    asyncio.run(scenario())
+
+
+class _Slow:
+    """A sink whose writes wait until the disk goes on."""
+
+    def __init__(self, goes_on: threading.Event) -> None:
+        self._goes_on = goes_on
+        self.held = 0
+        self.written = 0
+
+    def take(self, piece: bytes) -> None:
+        self.held += len(piece)
+
+    def write(self) -> None:
+        assert self._goes_on.wait(30)
+        self.written += self.held
+        self.held = 0
+
+
+def test_what_comes_faster_than_it_is_written_is_not_taken_in() -> None:
+    """While a disk hangs, however many send: no more is held than all may gather. Then every body gets through."""
+    piece, number, many = bytes(GATHER_LEAST), 4, 400
+    goes_on = threading.Event()
+    sinks = [_Slow(goes_on) for _ in range(many)]
+
+    async def scenario() -> None:
+        threads, bodies = Threads(), Bodies()
+        receiver = Receiver(bodies, threads)
+        try:
+            tasks = []
+            async with asyncio.timeout(30):
+                for sink in sinks:
+                    tasks.append(asyncio.create_task(receiver.pour(pieces(*[piece] * number), sink)))
+                    for _ in range(2 * number):  # as far as it gets
+                        await asyncio.sleep(0)
+                held = sum(sink.held for sink in sinks)
+                assert GATHER_ALL <= held <= GATHER_ALL + len(piece)
+                goes_on.set()
+                await asyncio.gather(*tasks)
+            assert all(sink.written == number * len(piece) for sink in sinks)
+            assert bodies.gathered == 0
+        finally:
+            goes_on.set()
+            threads.close()
+
+    asyncio.run(scenario())
 
 
 class _Holding:
