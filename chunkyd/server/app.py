@@ -33,6 +33,7 @@ from chunkyd.server.headers import Head, Refused, malformed
 from chunkyd.server.ledger import storage_full
 from chunkyd.server.opening import idempotency_digest
 from chunkyd.server.receive import BodyCut
+from chunkyd.server.receive_buffers import ReceiveBuffers
 from chunkyd.server.session import LiveSession
 from chunkyd.server.uploads import Uploads, check_hash
 from chunkyd.settings import ServerSettings
@@ -50,10 +51,13 @@ log = logging.getLogger("chunkyd.server")
 class Application:
     """The ASGI application of one server."""
 
-    def __init__(self, settings: ServerSettings, uploads: Uploads, authority: Authority) -> None:
+    def __init__(
+        self, settings: ServerSettings, uploads: Uploads, authority: Authority, buffers: ReceiveBuffers
+    ) -> None:
         self._settings = settings
         self._uploads = uploads
         self._authority = authority
+        self._buffers = buffers
         self._proxies = Proxies(settings.trusted_proxies)
         self._drains: set[asyncio.Task[None]] = set()
         self._drains_stopped = False
@@ -83,6 +87,7 @@ class Application:
         if scope["path"] == "*":
             scope = {**scope, "path": _EVERYTHING}
         self.requests += 1
+        self._buffers.request_began(self.requests)
         try:
             await self._answer(exchange, {**scope, "chunky.exchange": exchange})
             reached("server.request.answered")

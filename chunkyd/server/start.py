@@ -33,6 +33,7 @@ from chunkyd.open_files import allow_open_files
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
 from chunkyd.server.janitor import keep_house
+from chunkyd.server.receive_buffers import ReceiveBuffers
 from chunkyd.server.stores import open_stores
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Uploads
@@ -43,7 +44,7 @@ BACKLOG = 2048
 CONNECTIONS = 4096
 OWN_FILES = 128  # the catalog, a connection to it for each thread, folders, copies
 LEAST_CONNECTIONS = 32
-READ_BUFFER = 128 << 10  # the most of a body in one piece, and that a connection keeps; the application limits heads
+READ_BUFFER = 512 << 10  # the most of a body in one piece; the application limits heads
 HEAD_MILLISECONDS = 30_000
 FINISH_SECONDS = 5.0  # for chunks on their way
 REFUSE_SECONDS = 1.0  # for telling those that are still not through
@@ -116,7 +117,7 @@ class _Run:
         keep_old = settings.existing == "keep"
         self._uploads = Uploads(storage, catalog, settings.limits, clock, self._threads, keep_old=keep_old)
         authority = Authority(catalog, self._threads, clock, open_mode=settings.auth == "open")
-        self._app = Application(settings, self._uploads, authority)
+        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(listener))
 
     async def main(self) -> None:
         """Take up what was left, serve, leave in order."""

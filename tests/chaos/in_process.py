@@ -20,6 +20,7 @@ from chunkyd.clock import ManualClock
 from chunkyd.errors import NetworkError
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
+from chunkyd.server.receive_buffers import ReceiveBuffers
 from chunkyd.server.stores import open_stores
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Uploads
@@ -55,7 +56,7 @@ class InProcessServer:
         self._uploads = Uploads(storage, catalog, self._limits, self._clock, self._threads, keep_old=True)
         authority = Authority(catalog, self._threads, self._clock, open_mode=True)
         settings = ServerSettings(data_dir=str(self.folder), auth="open", limits=self._limits, existing="keep")
-        self._app = Application(settings, self._uploads, authority)
+        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(port=0))
         self._uploads.load()
         self._wait(self._begin())
 
