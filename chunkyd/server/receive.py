@@ -54,11 +54,13 @@ class Bodies:
         return gathered >= allowance or self.gathered >= GATHER_ALL
 
     async def room(self) -> None:
-        """Wait, first come first served, until there is room for another piece of a body."""
+        """Wait until there is room for another piece of a body; shutting-down where the server stops meanwhile."""
         if self._writing >= GATHER_ALL:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
+            if self._stopping:
+                raise self.dropped()
 
     @contextlib.contextmanager
     def writing(self, gathered: int) -> Iterator[None]:
@@ -84,6 +86,7 @@ class Bodies:
     def stop(self) -> None:
         """Drop every body that waits for a piece, and every other at its next wait."""
         self._stopping = True
+        self._call(len(self._waiting))
         for patience in self._open:
             patience.lose()
 

@@ -12,26 +12,27 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 FEW = 64  # so many connections hold what the kernel likes
 ALL_BYTES = 16 << 20  # what more of them share
 LEAST_BYTES = 64 << 10  # with less, what is on its way waits for word that it was taken
 LOOK_SECONDS = 1.0
+_BEYOND = 16  # descriptors; some are files
 _KERNELS, _UNKNOWN = 0, -1  # what the kernel likes
 _SO_BUF_LOCK = 72  # asm-generic/socket.h, since Linux 5.14; 0: the kernel sizes the buffers again
 
 
 class ReceiveBuffers:
-    """Those of the connections to one listener, which has the share of those to come. They are looked at as requests
-    begin. Belongs to the event loop.
-    """
+    """Those of the connections to one listener; they are looked at as requests begin. Belongs to the event loop."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._port = listener.getsockname()[1]
         self._listener = os.fstat(listener.fileno()).st_ino
         self._shares: dict[int, int | None] = {}  # by inode: bytes, _KERNELS, _UNKNOWN, None for what is another's
         self._first = _KERNELS  # what is known of a connection at first sight
+        self._share = _KERNELS
+        self._highest = -1  # descriptor seen
         self._due_at = 0.0
         self._due_requests = FEW
         self._again: asyncio.TimerHandle | None = None
@@ -41,31 +42,47 @@ class ReceiveBuffers:
         if requests > self._due_requests or asyncio.get_running_loop().time() >= self._due_at:
             self._due_requests = max(FEW, requests * 5 // 4)
             self.look()
+        elif self._share:
+            self._look_beyond()
 
     def look(self) -> None:
         """Give each connection its share."""
         loop = asyncio.get_running_loop()
         self._due_at = loop.time() + LOOK_SECONDS
-        numbers, shares, news = dict[int, int](), dict[int, int | None](), False
-        for number, inode in _open_sockets():
-            if inode in self._shares:
-                shares[inode] = self._shares[inode]
-            else:
-                shares[inode] = self._first if _is_at(number, self._port) else None
-                news = True
-            if shares[inode] is not None:
-                numbers[inode] = number
-        share = share_of(len(numbers.keys() - {self._listener}))
-        if share:
+        found = {inode: number for number, inode in _sockets(_open_files())}
+        before = self._shares
+        self._shares = {inode: self._known(inode, number) for inode, number in found.items()}
+        ours = {inode: number for inode, number in found.items() if self._shares[inode] is not None}
+        self._share = share_of(len(ours.keys() - {self._listener}))
+        if self._share:
             self._first = _UNKNOWN  # it has what the listener had when it came, and that was long ago for some
-        for inode, number in numbers.items():
-            if shares[inode] != share:
-                _tell(number, share)
-                shares[inode] = share
-        self._shares = shares
-        if news and share and self._again is None:
+        for inode, number in ours.items():
+            self._give(inode, number)
+        self._highest = max(found.values(), default=-1)
+        if found.keys() - before.keys() and self._share and self._again is None:
             # Whoever was accepted since, out of the same crowd, may have begun its only request already.
             self._again = loop.call_later(LOOK_SECONDS, self._look_again)
+
+    def _look_beyond(self) -> None:
+        """In a crowd, at the newest alone, before a byte of its body is read; what this misses the next look sees.
+
+        While no connection ends, numbers are given in turn.
+        """
+        for number, inode in _sockets(range(self._highest + 1, self._highest + 1 + _BEYOND)):
+            self._highest = number
+            self._shares[inode] = self._known(inode, number)
+            if self._shares[inode] is not None:
+                self._give(inode, number)
+
+    def _known(self, inode: int, number: int) -> int | None:
+        if inode in self._shares:
+            return self._shares[inode]
+        return self._first if _is_at(number, self._port) else None
+
+    def _give(self, inode: int, number: int) -> None:
+        if self._shares[inode] != self._share:
+            _tell(number, self._share, fixed=bool(self._share) and inode != self._listener)
+            self._shares[inode] = self._share
 
     def _look_again(self) -> None:
         self._again = None
@@ -79,12 +96,15 @@ def share_of(connections: int) -> int:
     return max(LEAST_BYTES, 1 << (ALL_BYTES // connections).bit_length() - 1)
 
 
-def _open_sockets() -> Iterator[tuple[int, int]]:
-    """Descriptors and inodes. The web server may close any of them at any time, and open others in their place."""
-    numbers = list[str]()
+def _open_files() -> Iterable[int]:
     with contextlib.suppress(OSError):  # no file to be had, no /proc: they stay as they are
-        numbers = os.listdir("/proc/self/fd")
-    for number in map(int, numbers):
+        return map(int, os.listdir("/proc/self/fd"))
+    return ()
+
+
+def _sockets(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Descriptors and inodes. The web server may close any of them at any time, and open others in their place."""
+    for number in numbers:
         with contextlib.suppress(OSError):
             found = os.fstat(number)
             if stat.S_ISSOCK(found.st_mode):
@@ -108,9 +128,12 @@ def _is_at(number: int, port: int) -> bool:
     return False
 
 
-def _tell(number: int, share: int) -> None:
-    """Were it another connection by now, it would have a share that the next look sets right."""
+def _tell(number: int, share: int, *, fixed: bool) -> None:
+    """Were it another connection by now, it would have a share that the next look sets right.
+
+    `fixed`: until it is told otherwise. Not the listener: its connections would agree on a window that can never grow.
+    """
     with contextlib.suppress(OSError), _borrowed(number) as found:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, share or ALL_BYTES // FEW)
-        if not share:
+        if not fixed:
             found.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)

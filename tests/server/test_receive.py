@@ -183,6 +183,43 @@ def test_what_comes_faster_than_it_is_written_is_not_taken_in() -> None:
     asyncio.run(scenario())
 
 
+def test_a_stop_waits_for_no_room() -> None:
+    """While a disk hangs, bodies that wait for room are refused as soon as the server stops."""
+    piece, goes_on = bytes(GATHER_MOST), threading.Event()
+
+    async def scenario() -> None:
+        threads, bodies = Threads(), Bodies()
+        receiver = Receiver(bodies, threads)
+
+        async def endless() -> AsyncIterator[bytes]:
+            yield piece
+            await asyncio.Event().wait()
+
+        def begin(number: int) -> list[asyncio.Task[None]]:
+            return [asyncio.create_task(receiver.pour(endless(), _Slow(goes_on))) for _ in range(number)]
+
+        try:
+            hanging = begin(GATHER_ALL // len(piece))
+            while bodies.gathered < GATHER_ALL:
+                await asyncio.sleep(0)
+            waiting = begin(3)
+            await asyncio.sleep(0)
+            bodies.stop()
+            async with asyncio.timeout(10):
+                refused = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [getattr(each, "name", each) for each in refused] == ["shutting-down"] * 3
+            assert bodies.gathered == GATHER_ALL and not any(task.done() for task in hanging)
+            goes_on.set()
+            async with asyncio.timeout(10):
+                await asyncio.gather(*hanging, return_exceptions=True)
+            assert bodies.gathered == 0
+        finally:
+            goes_on.set()
+            threads.close()
+
+    asyncio.run(scenario())
+
+
 class _Holding:
     """A sink that only counts what it holds."""
 

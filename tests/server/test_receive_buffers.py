@@ -38,6 +38,11 @@ def _held(connection: socket.socket) -> int:
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
+def _window_scale(connection: socket.socket) -> int:
+    """How far its window may ever grow, agreed upon when it began (tcp_info, RFC 7323)."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[6] >> 4
+
+
 def _is_fixed(connection: socket.socket) -> bool:
     """Whether its receive buffer stays as it is, whatever comes (SOCK_RCVBUF_LOCK)."""
     return bool(connection.getsockopt(socket.SOL_SOCKET, 72) & 2)  # SO_BUF_LOCK
@@ -61,6 +66,7 @@ def test_a_crowd_comes_and_goes() -> None:
                     assert {_held(each) for each in (*few, *more)} == {share}
                     with _crowd(listener, MANY) as late:
                         assert {_held(each) for each in late} == {share}  # before they have sent a byte
+                        assert {_window_scale(each) for each in late} == {_window_scale(few[0])}
                         async with asyncio.timeout(10):
                             while _held(late[-1]) == share:  # nobody asks: it looks again by itself
                                 await asyncio.sleep(0.05)
@@ -87,6 +93,9 @@ def test_it_looks_when_requests_begin() -> None:
                 assert _held(accepted[0]) == usual
                 buffers.request_began(FEW + 1)
                 assert _held(accepted[0]) == _OVERHEAD * share_of(MANY)
+                with _crowd(listener, 1) as late:
+                    buffers.request_began(FEW + 2)  # in a crowd each that comes is told
+                    assert _is_fixed(late[0])
 
     asyncio.run(scenario())
 
