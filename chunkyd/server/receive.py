@@ -5,7 +5,7 @@
   a thousand clients trickling a chunk each hold no more memory than a few fast ones. What some hold, who have stalled
   since, the others have less: they write piece by piece.
 - What comes faster than it is written stays with its clients: while as much waits for a thread as all may gather, no
-  body takes in another piece.
+  body asks for another piece than the one it waits for already.
 - A body on which nothing moves for 30 s is dropped; so is, at once, every body still open when the server stops.
 """
 
@@ -75,8 +75,8 @@ class Bodies:
                 self._call(2 if self._writing else len(self._waiting))
 
     def _call(self, number: int) -> None:
-        """Let so many go on. By two for one that has written, room is soon used again, but never by all at once;
-        where nothing is being written nobody else would call those who are left."""
+        """Let so many go on: two for one that has written, so that room is soon used again, but not by all at once; and
+        where nothing is being written all, since nobody else would call them."""
         while self._waiting and number:
             turn = self._waiting.popleft()
             if not turn.done():  # cancelled

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 FEW = 64  # so many connections hold what the kernel likes
-ALL_BYTES = 16 << 20  # what more of them share
+ALL_BYTES = 32 << 20  # what more of them share
 LEAST_BYTES = 64 << 10  # with less, what is on its way waits for word that it was taken
 LOOK_SECONDS = 1.0
 _BEYOND = 16  # descriptors; some are files
@@ -53,7 +53,7 @@ class ReceiveBuffers:
         before = self._shares
         self._shares = {inode: self._known(inode, number) for inode, number in found.items()}
         ours = {inode: number for inode, number in found.items() if self._shares[inode] is not None}
-        self._share = share_of(len(ours.keys() - {self._listener}))
+        self._share = share_of(len(ours.keys() - {self._listener}), few=FEW * 3 // 4 if self._share else FEW)
         if self._share:
             self._first = _UNKNOWN  # it has what the listener had when it came, and that was long ago for some
         for inode, number in ours.items():
@@ -89,9 +89,9 @@ class ReceiveBuffers:
         self.look()
 
 
-def share_of(connections: int) -> int:
+def share_of(connections: int, few: int = FEW) -> int:
     """Bytes for each of so many, or _KERNELS. A power of two, lest all are told for each that comes."""
-    if connections <= FEW:
+    if connections <= few:
         return _KERNELS
     return max(LEAST_BYTES, 1 << (ALL_BYTES // connections).bit_length() - 1)
 
@@ -124,7 +124,8 @@ def _borrowed(number: int) -> Iterator[socket.socket]:
 def _is_at(number: int, port: int) -> bool:
     """Whether it is the listener, or one of its connections."""
     with contextlib.suppress(OSError), _borrowed(number) as found:
-        return found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] == port
+        of_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+        return of_tcp and found.getsockname()[1] == port
     return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,11 +53,12 @@ class InProcessServer:
         self._stores = contextlib.ExitStack()
         storage, catalog = self._stores.enter_context(open_stores(str(self.folder)))
         self.catalog = catalog
+        nobody = self._stores.enter_context(socket.socket())  # requests come by call
         self._threads = Threads()
         self._uploads = Uploads(storage, catalog, self._limits, self._clock, self._threads, keep_old=True)
         authority = Authority(catalog, self._threads, self._clock, open_mode=True)
         settings = ServerSettings(data_dir=str(self.folder), auth="open", limits=self._limits, existing="keep")
-        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(port=0))
+        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(nobody))
         self._uploads.load()
         self._wait(self._begin())
 
