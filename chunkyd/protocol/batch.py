@@ -75,7 +75,7 @@ class EntryParser:
         self._rest = b""
         self._entries = 0
 
-    def feed(self, *pieces: bytes) -> Iterator[Entry]:
+    def feed(self, *pieces: bytes | memoryview) -> Iterator[Entry]:
         """The entries that end in these bytes; their contents are views of a copy of them."""
         data = b"".join((self._rest, *pieces))
         view, position = memoryview(data), 0

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-import google_crc32c
+import crc32c
 
 CRC32C = "crc32c"
 SHA256 = "sha-256"
@@ -33,7 +33,7 @@ _MEMBER = re.compile(rf"({_KEY})(?:=(?:({_BARE_ITEM})|{_INNER_LIST}))?{_PARAMETE
 
 
 class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
     def digest(self) -> bytes: ...
 
 
@@ -43,8 +43,8 @@ class _Crc32c:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
-        self._value = google_crc32c.extend(self._value, data)
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._value = crc32c.crc32c(data, self._value)
 
     def digest(self) -> bytes:
         return self._value.to_bytes(4, "big")
@@ -66,7 +66,7 @@ class Checker:
         self._expected = dict(expected)
         self._hashes = {algorithm: _new(algorithm) for algorithm in expected}
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes of the body, in order."""
         for running in self._hashes.values():
             running.update(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -145,6 +146,12 @@ def to_document(found: Problem) -> bytes:
         "retryable": found.retryable,
     }
     return msgspec.json.encode(members | document)
+
+
+def blank_document(status: int, detail: str) -> bytes:
+    """The JSON body of what the table does not name: `about:blank` with the HTTP title."""
+    title = http.HTTPStatus(status).phrase
+    return msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
 
 
 def from_document(status: int, body: bytes, retry_after: float | None = None) -> Problem | None:

@@ -5,8 +5,6 @@ Checks come in the protocol's order; that is why a handler reads its headers one
 
 from __future__ import annotations
 
-import asyncio
-import http
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -18,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from chunkyd.checkpoints import reached
 from chunkyd.errors import ChunkyError, Problem, StorageFull
@@ -32,8 +30,7 @@ from chunkyd.server.exchange import Exchange
 from chunkyd.server.headers import Head, Refused, malformed
 from chunkyd.server.ledger import storage_full
 from chunkyd.server.opening import idempotency_digest
-from chunkyd.server.receive import BodyCut
-from chunkyd.server.receive_buffers import ReceiveBuffers
+from chunkyd.server.receive import Body, BodyCut
 from chunkyd.server.session import LiveSession
 from chunkyd.server.uploads import Uploads, check_hash
 from chunkyd.settings import ServerSettings
@@ -49,18 +46,13 @@ log = logging.getLogger("chunkyd.server")
 
 
 class Application:
-    """The ASGI application of one server."""
+    """The application of one server: ASGI, but that a body is read by its `fill`."""
 
-    def __init__(
-        self, settings: ServerSettings, uploads: Uploads, authority: Authority, buffers: ReceiveBuffers
-    ) -> None:
+    def __init__(self, settings: ServerSettings, uploads: Uploads, authority: Authority) -> None:
         self._settings = settings
         self._uploads = uploads
         self._authority = authority
-        self._buffers = buffers
         self._proxies = Proxies(settings.trusted_proxies)
-        self._drains: set[asyncio.Task[None]] = set()
-        self._drains_stopped = False
         self.stopping = False
         self.requests = 0  # being answered
         self._routes = Starlette(
@@ -79,57 +71,35 @@ class Application:
         )
         self._routes.router.redirect_slashes = False  # clients follow no redirect
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, body: Body, send: Send) -> None:
         """One request, from its head to its line in the log."""
-        if scope["type"] != "http":
-            return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, body, send)
         if scope["path"] == "*":
             scope = {**scope, "path": _EVERYTHING}
         self.requests += 1
-        self._buffers.request_began(self.requests)
         try:
             await self._answer(exchange, {**scope, "chunky.exchange": exchange})
             reached("server.request.answered")
         finally:
             self.requests -= 1
             exchange.log()
-        if exchange.body_pending and not self._drains_stopped:
-            await self._drain(exchange)
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         exchange.address = self._proxies.client(str(scope["client"][0]), exchange.head.every("x-forwarded-for"))
-        refusal = self._refusal(exchange.head, scope)
+        refusal = self._refusal(exchange.head)
         if refusal is None:
-            await self._routes(scope, exchange.receive, exchange.send)
+            await self._routes(scope, _nothing, exchange.send)
         else:
-            await refusal(scope, exchange.receive, exchange.send)
+            await refusal(scope, _nothing, exchange.send)
 
-    def _refusal(self, head: Head, scope: Scope) -> Response | None:
+    def _refusal(self, head: Head) -> Response | None:
         """What is refused whatever is asked for."""
-        if head.size() + len(scope["path"]) + len(scope["query_string"]) > messages.MAX_HEAD_BYTES:
-            return _blank(431, f"A request's head holds at most {messages.MAX_HEAD_BYTES} bytes.")
         if self._settings.auth == "open":
             try:
                 check_open_request(head.optional("host"), head.optional("origin"), head.first("sec-fetch-site"))
             except Problem as error:
                 return _refused(error)
         return None
-
-    async def _drain(self, exchange: Exchange) -> None:
-        """After the answer; a stop of the server ends it."""
-        task = asyncio.create_task(exchange.drain(self._settings.limits.chunk))
-        self._drains.add(task)
-        try:
-            await asyncio.wait({task})
-        finally:
-            self._drains.discard(task)
-
-    def stop_drains(self) -> None:
-        """Wait for no refused body any longer."""
-        self._drains_stopped = True
-        for task in self._drains:
-            task.cancel()
 
     async def _user(self, exchange: Exchange) -> str:
         exchange.user = await self._authority.user(exchange.head.optional("authorization"), exchange.address)
@@ -147,7 +117,7 @@ class Application:
         head.check()
         head.require_type("application/json")
         key = head.optional(messages.HEADER_IDEMPOTENCY_KEY)
-        body = await exchange.body(JSON_LIMIT)
+        body = await exchange.small_body(JSON_LIMIT)
         head.check_small_body(body)
         try:
             request = messages.decode_initiate(body)
@@ -184,7 +154,7 @@ class Application:
         exchange.range = (exchange.head.first("content-range") or "-").removeprefix("bytes ")[:64]
         session = await self._session(exchange)
         chunk = exchange.head.chunk()
-        reply = messages.ChunkReply(await self._uploads.chunk(session, chunk, exchange.pieces()))
+        reply = messages.ChunkReply(await self._uploads.chunk(session, chunk, exchange.body))
         reached("server.chunk.answering")
         return _json(reply)
 
@@ -197,7 +167,7 @@ class Application:
         digests = exchange.head.digests()
         key = exchange.head.optional(messages.HEADER_IDEMPOTENCY_KEY)
         named = idempotency_digest(user, key, format_content_digest(digests).encode()) if key is not None else None
-        outcomes = await self._uploads.batch(user, length, digests, exchange.pieces(), named)
+        outcomes = await self._uploads.batch(user, length, digests, exchange.body, named)
         exchange.range = f"{len(outcomes)} files"
         reached("server.batch.answering")
         return Response(b"".join(map(batch.encode_outcome, outcomes)), media_type=batch.ANSWER_TYPE)
@@ -208,7 +178,7 @@ class Application:
         head = exchange.head
         head.check()
         head.require_type("application/json")
-        body = await exchange.body(JSON_LIMIT)
+        body = await exchange.small_body(JSON_LIMIT)
         head.check_small_body(body)
         try:
             declaration = late_hash.decode_declaration(body)
@@ -270,6 +240,11 @@ class Application:
         return Response(b'{"status":"ready"}', media_type="application/json")
 
 
+async def _nothing() -> Message:
+    """Handlers read bodies, routes do not."""
+    raise NotImplementedError
+
+
 def _route(path: str, **handlers: Handler) -> Route:
     """One handler for each method; HEAD is answered like GET, without the body."""
 
@@ -317,8 +292,7 @@ def _refused(error: Problem) -> Response:
 
 
 def _blank(status: int, detail: str) -> Response:
-    document = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return Response(msgspec.json.encode(document), status, media_type=problems.CONTENT_TYPE)
+    return Response(problems.blank_document(status, detail), status, media_type=problems.CONTENT_TYPE)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -67,33 +67,24 @@ class Arriving:
         self._checker = Checker(digests)
         self._parser = EntryParser()
         self._paths: set[bytes] = set()
-        self._gathered: list[bytes] = []
         self._new: list[tuple[BatchFile, NewFile]] = []
         self.length = length
         self.received = 0
         self.files: list[BatchFile] = []
 
-    def take(self, piece: bytes) -> None:
-        """See `Sink`."""
-        self.received += len(piece)
-        if self.received > self.length:
-            raise BodyCut
-        self._gathered.append(piece)
-
-    def write(self) -> None:
+    def write(self, piece: memoryview) -> None:
         """See `Sink`. Raises malformed-request where the body is no batch."""
+        self.received += len(piece)
         with in_turn():
-            for piece in self._gathered:
-                self._checker.update(piece)
-            self._take_in()
+            self._checker.update(piece)
+            self._take_in(piece)
         self._prepare()
 
-    def _take_in(self) -> None:
+    def _take_in(self, piece: memoryview) -> None:
         try:
-            entries = list(self._parser.feed(*self._gathered))
+            entries = list(self._parser.feed(piece))
         except ValueError as error:
             raise problem("malformed-request", f"This is no batch: {error}.") from error
-        self._gathered.clear()
         begun = [(file, entry.content) for entry in entries if (file := self._begin(entry)).outcome is None]
         hashes = [file.record.file_hash for file, _ in begun if file.record is not None]
         known = self._publisher.known_hashes(self._user, hashes)

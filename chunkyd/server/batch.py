@@ -10,7 +10,7 @@ one that the disk or the catalog could not finish is taken over by the finisher,
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from chunkyd.catalog.base import SessionRecord, TooLate
 from chunkyd.errors import Problem, StorageFull
@@ -23,7 +23,7 @@ from chunkyd.server.finish import Finisher, path_problem
 from chunkyd.server.ledger import Ledger, storage_full
 from chunkyd.server.opening import too_late
 from chunkyd.server.publish import NoLongerKept, Publisher
-from chunkyd.server.receive import BodyCut, Receiver
+from chunkyd.server.receive import Body, BodyCut, Receiver
 from chunkyd.server.registry import Registry
 from chunkyd.server.session import LiveSession
 from chunkyd.server.steady import SteadyTime
@@ -62,7 +62,7 @@ class Batches:
         self._allowances = allowances
 
     async def receive(
-        self, user: str, length: int, digests: Mapping[str, bytes], pieces: AsyncIterator[bytes], key: bytes | None
+        self, user: str, length: int, digests: Mapping[str, bytes], body: Body, key: bytes | None
     ) -> list[Outcome]:
         """Take a body of `length` bytes; an outcome for each of its files, in order."""
         if length > self._limits.chunk:
@@ -71,16 +71,16 @@ class Batches:
         with self._ledger.opening(length, self._storage.free_bytes()):
             arriving = Arriving(user, length, digests, self._storage, self._publisher, self._limits, self._time.now)
             try:
-                await self._arrive(arriving, pieces)
+                await self._arrive(arriving, body)
                 await self._publish(user, arriving.files, key)
             except Exception:
                 await self._threads.write(arriving.discard)
                 raise
         return [file.outcome or Outcome("complete", known=file.known) for file in arriving.files]
 
-    async def _arrive(self, arriving: Arriving, pieces: AsyncIterator[bytes]) -> None:
+    async def _arrive(self, arriving: Arriving, body: Body) -> None:
         try:
-            await self._receiver.pour(pieces, arriving)
+            await self._receiver.pour(body, arriving)
             arriving.finish()
         except BodyCut as error:
             text = f"The body ended after {arriving.received} of {arriving.length} bytes; nothing of it counts."

@@ -53,15 +53,6 @@ class Head:
             raise malformed(f"{name} is missing.")
         return value
 
-    def size(self) -> int:
-        """About the bytes these headers took."""
-        return sum(len(name) + len(value) + 4 for name, values in self._values.items() for value in values)
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows."""
-        return bool(self.every("transfer-encoding")) or self.first("content-length") not in (None, "0")
-
     def length(self) -> int:
         """The body's declared length; malformed-request (411) where it is not declared."""
         self.refuse_transfer_encoding()

@@ -1,11 +1,9 @@
-"""One chunk's body: from the pieces a connection gives to bytes in the partial, digests checked on the way.
+"""One chunk's body: from its connection to bytes in the partial, digests checked on the way.
 
 - Nothing is read before the head was judged, and nothing is written but the bytes the chunk has claimed.
-- Pieces are gathered, so that a write is worth a thread, but never much: the allowance is shared by all bodies, and
-  a thousand clients trickling a chunk each hold no more memory than a few fast ones. What some hold, who have stalled
-  since, the others have less: they write piece by piece.
-- What comes faster than it is written stays with its clients: while as much waits for a thread as all may gather, no
-  body asks for another piece than the one it waits for already.
+- A body has a buffer of two halves: one is filled by its connection while a thread writes the other. All bodies share
+  the memory for that: a few have a megabyte in each half, and of a thousand clients trickling a chunk each has little.
+- What comes faster than it is written stays with its client: nothing is read but into such a buffer.
 - A body on which nothing moves for 30 s is dropped; so is, at once, every body still open when the server stops.
 """
 
@@ -13,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 from bisect import bisect_right
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
@@ -25,12 +23,13 @@ from chunkyd.protocol.messages import STALL_SECONDS
 from chunkyd.protocol.problems import problem
 from chunkyd.protocol.ranges import Range
 from chunkyd.server.session import Claim, LiveSession
-from chunkyd.server.threads import Threads
+from chunkyd.server.threads import Threads, Work
 from chunkyd.storage.base import Partial
 
-GATHER_MOST = 1 << 20
-GATHER_LEAST = 64 << 10
-GATHER_ALL = 8 << 20
+MOST_BYTES = 1 << 20  # written at once
+LEAST_BYTES = 32 << 10
+ALL_BYTES = 32 << 20  # of memory for all bodies, but that each has the least
+SPARE_BUFFERS = 8
 
 
 class BodyCut(Exception):
@@ -44,56 +43,35 @@ class Bodies:
         self._stall_seconds = stall_seconds
         self._open: set[_Patience] = set()
         self._stopping = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.gathered = 0  # bytes, by all of them
-        self._writing = 0  # of these, what is with a thread, or waits for one
-
-    def is_enough(self, gathered: int) -> bool:
-        """Whether a body that has gathered so many bytes is to write them."""
-        allowance = max(GATHER_LEAST, min(GATHER_MOST, GATHER_ALL // max(1, len(self._open))))
-        return gathered >= allowance or self.gathered >= GATHER_ALL
-
-    async def room(self) -> None:
-        """Wait until there is room for another piece of a body; shutting-down where the server stops meanwhile."""
-        if self._writing >= GATHER_ALL:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
-            if self._stopping:
-                raise self.dropped()
+        self._spare: list[memoryview] = []
+        self.held = 0  # bytes of memory, by all of them
 
     @contextlib.contextmanager
-    def writing(self, gathered: int) -> Iterator[None]:
-        """So many bytes are with a thread, or wait for one; afterwards they are gathered no more."""
-        self._writing += gathered
+    def buffers(self, most: int) -> Iterator[tuple[memoryview, memoryview]]:
+        """Memory for a body of `most` bytes, in two halves: one is filled while the other is written."""
+        share = ALL_BYTES // 2 // max(1, len(self._open)) if self.held < ALL_BYTES else 0
+        half = max(1, min(MOST_BYTES, most, max(LEAST_BYTES, share // 2)))
+        spare = half == MOST_BYTES and self._spare
+        # Mapped: it begins with a page, which the kernel copies faster, and is there only once something was put in it.
+        memory = self._spare.pop() if spare else memoryview(mmap.mmap(-1, 2 * half, mmap.MAP_PRIVATE))
+        self.held += 2 * half
         try:
-            yield
+            yield memory[:half], memory[half:]
         finally:
-            self._writing -= gathered
-            self.gathered -= gathered
-            if self._writing < GATHER_ALL:
-                self._call(2 if self._writing else len(self._waiting))
-
-    def _call(self, number: int) -> None:
-        """Let so many go on: two for one that has written, so that room is soon used again, but not by all at once; and
-        where nothing is being written all, since nobody else would call them."""
-        while self._waiting and number:
-            turn = self._waiting.popleft()
-            if not turn.done():  # cancelled
-                turn.set_result(None)
-                number -= 1
+            self.held -= 2 * half
+            if half == MOST_BYTES and len(self._spare) < SPARE_BUFFERS:
+                self._spare.append(memory)
 
     def stop(self) -> None:
-        """Drop every body that waits for a piece, and every other at its next wait."""
+        """Drop every body that waits for its client, and every other at its next wait."""
         self._stopping = True
-        self._call(len(self._waiting))
         for patience in self._open:
             patience.lose()
 
     @contextlib.asynccontextmanager
-    async def entered(self) -> AsyncIterator[_Patience]:
+    async def entered(self, body: Body) -> AsyncIterator[_Patience]:
         """Count a body as open; TimeoutError where its patience came to an end."""
-        patience = _Patience(self._stall_seconds)
+        patience = _Patience(self._stall_seconds, body)
         if self._stopping:
             patience.lose()
         self._open.add(patience)
@@ -119,7 +97,8 @@ class Bodies:
 class _Patience:
     """How long a body may wait for its next piece. Its timer looks when the wait began, and is not set anew by each."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, body: Body) -> None:
+        self._body = body
         self.timeout = asyncio.timeout(None)
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
@@ -154,22 +133,35 @@ class _Patience:
         self._timer = None
         if self._since is None:
             return  # the next wait sets it
-        left = self._since + self._seconds - self._loop.time()
+        left = max(self._since, self._body.moved) + self._seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
             self.lose()
 
 
-class Sink(Protocol):
-    """Where a body goes. `take` belongs to the event loop, `write` to a thread; they take turns."""
+class Body(Protocol):
+    """A request's body, on its connection.
 
-    def take(self, piece: bytes) -> None:
-        """The next bytes of the body; BodyCut where nobody wants them."""
+    `left`: bytes that were not read yet; `taken`: those that were; `moved`: when the last came, by the loop's clock.
+    """
+
+    left: int
+    taken: int
+    moved: float
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Read until the buffer is full or the body ends; how many bytes. Fewer, and some left: the body was cut."""
         ...
 
-    def write(self) -> None:
-        """Do something with what was gathered; blocks."""
+
+class Sink(Protocol):
+    """Where a body goes."""
+
+    def write(self, piece: memoryview) -> None:
+        """Do something with the next bytes, which are not there afterwards; blocks, in a thread. BodyCut where nobody
+        wants them.
+        """
         ...
 
 
@@ -180,45 +172,38 @@ class Receiver:
         self._bodies = bodies
         self._threads = threads
 
-    async def receive(
-        self, session: LiveSession, partial: Partial, claim: Claim, checker: Checker, pieces: AsyncIterator[bytes]
-    ) -> None:
+    async def receive(self, session: LiveSession, partial: Partial, claim: Claim, checker: Checker, body: Body) -> None:
         """Return when all bytes of the chunk are written and every digest matched; raises a Problem, else."""
         start, stop = claim.chunk
         writing = _Writing(session, partial, claim, checker)
         try:
-            await self.pour(pieces, writing)
+            await self.pour(body, writing)
         except BodyCut as error:
             raise _cut(writing.position - start, stop - start) from error
         if writing.position != stop:
             raise _cut(writing.position - start, stop - start)
         check_digests(checker)
 
-    async def pour(self, pieces: AsyncIterator[bytes], sink: Sink) -> None:
-        """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early or too late."""
-        async with self._bodies.entered() as patience:
-            gathered = 0
-            try:
-                await self._bodies.room()
-                patience.wait()
-                async for piece in pieces:
-                    patience.work()
-                    sink.take(piece)
-                    gathered += len(piece)
-                    self._bodies.gathered += len(piece)
-                    del piece  # the sink's alone: what is written is free while the next is waited for
-                    if self._bodies.is_enough(gathered):
-                        handed, gathered = gathered, 0
-                        with self._bodies.writing(handed):
-                            await self._threads.write(sink.write)
-                    await self._bodies.room()
-                    patience.wait()
-                patience.work()
-                handed, gathered = gathered, 0
-                with self._bodies.writing(handed):
-                    await self._threads.write(sink.write)
-            finally:
-                self._bodies.gathered -= gathered
+    async def pour(self, body: Body, sink: Sink) -> None:
+        """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early."""
+        async with self._bodies.entered(body) as patience:
+            with self._bodies.buffers(body.left) as halves:
+                half, other = halves
+                under_way: Work[None] | None = None
+                try:
+                    while body.left:
+                        patience.wait()
+                        count = await body.fill(half)
+                        patience.work()
+                        if count < len(half) and body.left:
+                            raise BodyCut
+                        if under_way is not None:
+                            await under_way.ended()
+                        under_way = self._threads.begin_write(sink.write, half[:count])
+                        half, other = other, half
+                finally:
+                    if under_way is not None:
+                        await under_way.ended()
 
 
 class _Writing:
@@ -229,54 +214,24 @@ class _Writing:
         self._partial = partial
         self._claim = claim
         self._checker = checker
-        self._gathered: list[bytes] = []
-        self.gathered_bytes = 0
         self.position = claim.chunk[0]
 
-    def take(self, piece: bytes) -> None:
-        """The next bytes of the body."""
-        self.gathered_bytes += len(piece)
-        if self._session.gone or self.position + self.gathered_bytes > self._claim.chunk[1]:
-            raise BodyCut
-        self._gathered.append(piece)
-
-    def write(self) -> None:
+    def write(self, piece: memoryview) -> None:
         """Check every byte, write those that are the chunk's own, and let the disk begin with them."""
-        begin = self.position
+        begin, end = self.position, self.position + len(piece)
+        if self._session.gone or end > self._claim.chunk[1]:
+            raise BodyCut
         reached("server.chunk.writing")
-        for piece in self._gathered:
-            self._checker.update(piece)
-        for offset, pieces in self._own():
-            self._partial.write(offset, *pieces)
-        self.position += self.gathered_bytes
-        self._gathered.clear()
-        self.gathered_bytes = 0
-        reached("server.chunk.written")
-        self._partial.flush_soon(begin, self.position)
-
-    def _own(self) -> Iterator[tuple[int, list[memoryview]]]:
-        """What is the chunk's own to write: offsets, and the bytes that follow each without a gap, uncopied."""
+        self._checker.update(piece)
         writes = self._claim.writes
-        number = bisect_right(writes, self.position, key=_stop)
-        begin, run = 0, list[memoryview]()
-        position = self.position
-        for piece in self._gathered:
-            end = position + len(piece)
-            while number < len(writes) and writes[number][0] < end:
-                start, stop = writes[number]
-                first, last = max(start, position), min(stop, end)
-                if first == start and run:
-                    yield begin, run
-                    run = []
-                if not run:
-                    begin = first
-                run.append(memoryview(piece)[first - position : last - position])
-                if stop > end:
-                    break
-                number += 1
-            position = end
-        if run:
-            yield begin, run
+        for start, stop in writes[bisect_right(writes, begin, key=_stop) :]:
+            if start >= end:
+                break
+            first, last = max(start, begin), min(stop, end)
+            self._partial.write(first, piece[first - begin : last - begin])
+        self.position = end
+        reached("server.chunk.written")
+        self._partial.flush_soon(begin, end)
 
 
 def check_digests(checker: Checker) -> None:

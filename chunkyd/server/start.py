@@ -1,7 +1,6 @@
-"""Starting and stopping: the one place that knows Granian, and where storage and catalog are chosen.
+"""Starting and stopping: the one place that knows uvloop, and where storage and catalog are chosen.
 
-- One process, one event loop, one Granian worker inside it: sessions live in this process's memory.
-- The port is bound here and handed over. Granian itself would share a taken port without a word (SO_REUSEPORT).
+- One process, one event loop: sessions live in this process's memory.
 - A stop: nothing new is begun, chunks on their way get time, then are refused; all over within 10 s.
 """
 
@@ -11,19 +10,13 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import signal
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import uvloop
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces, SSLProtocols
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
 from chunkyd import notify
 from chunkyd.catalog.base import Catalog
@@ -33,10 +26,10 @@ from chunkyd.open_files import allow_open_files
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
 from chunkyd.server.janitor import keep_house
-from chunkyd.server.receive_buffers import ReceiveBuffers
 from chunkyd.server.stores import open_stores
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Uploads
+from chunkyd.server.web import Web
 from chunkyd.settings import ServerSettings
 from chunkyd.storage.base import Storage
 
@@ -44,11 +37,10 @@ BACKLOG = 2048
 CONNECTIONS = 4096
 OWN_FILES = 128  # the catalog, a connection to it for each thread, folders, copies
 LEAST_CONNECTIONS = 32
-READ_BUFFER = 512 << 10  # the most of a body in one piece; the application limits heads
-HEAD_MILLISECONDS = 30_000
 FINISH_SECONDS = 5.0  # for chunks on their way
 REFUSE_SECONDS = 1.0  # for telling those that are still not through
-LEAVE_SECONDS = 1.0  # for Granian
+LEAVE_SECONDS = 1.0  # for the last answers to go out
+SPARE_BYTES = 1 << 20  # of a refused body, beyond the largest that is taken: read all the same, so that it ends well
 
 log = logging.getLogger("chunkyd.server")
 
@@ -64,34 +56,6 @@ def serve(
     listener = _bind(settings.host, settings.port)
     with contextlib.closing(listener), open_stores(settings.data_dir) as (storage, catalog):
         uvloop.run(_Run(settings, storage, catalog, listener, connections, ready, stop).main())
-
-
-class _Server(Server):
-    """Granian, listening where we have bound."""
-
-    def __init__(self, app: Application, listener: socket.socket, connections: int, settings: ServerSettings) -> None:
-        tls = settings.tls
-        super().__init__(
-            app,
-            address=settings.host,
-            port=listener.getsockname()[1],
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=connections,
-            http1_settings=HTTP1Settings(header_read_timeout=HEAD_MILLISECONDS, max_buffer_size=READ_BUFFER),
-            log_enabled=False,
-            ssl_cert=Path(tls.certificate) if tls else None,
-            ssl_key=Path(tls.key) if tls else None,
-            ssl_protocol_min=SSLProtocols.tls12,
-        )
-        self._listener = listener
-
-    def _init_shared_socket(self) -> None:
-        holder = SocketHolder(os.dup(self._listener.fileno()), False, BACKLOG)  # type: ignore[call-arg]  # its stub errs
-        self._shd = holder  # type: ignore[assignment]
-        self._ssp = None
 
 
 class _Run:
@@ -117,7 +81,7 @@ class _Run:
         keep_old = settings.existing == "keep"
         self._uploads = Uploads(storage, catalog, settings.limits, clock, self._threads, keep_old=keep_old)
         authority = Authority(catalog, self._threads, clock, open_mode=settings.auth == "open")
-        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(listener))
+        self._app = Application(settings, self._uploads, authority)
 
     async def main(self) -> None:
         """Take up what was left, serve, leave in order."""
@@ -125,14 +89,15 @@ class _Run:
         try:
             await self._threads.record(self._uploads.load)
             self._uploads.resume()
-            server = _granian(self._app, self._listener, self._connections, self._settings)
-            serving = asyncio.create_task(server.serve())
+            unread = self._settings.limits.chunk + SPARE_BYTES
+            web = Web(self._app, self._listener, self._connections, unread, _tls(self._settings))
+            web.start()
             keeping = asyncio.create_task(keep_house(self._uploads, self._settings.limits.session_ttl))
             guarding = asyncio.create_task(self._feed_watchdog())
             rebuilding = asyncio.create_task(self._uploads.rebuild())
             self._announce()
             waiting = asyncio.create_task(stopping.wait())
-            done, _ = await asyncio.wait({serving, keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
             failed = waiting not in done
             for task in done - {waiting}:
                 log.error("a part of the server that never ends has ended", exc_info=task.exception())
@@ -140,10 +105,7 @@ class _Run:
             keeping.cancel()
             guarding.cancel()
             rebuilding.cancel()
-            server.stop()  # type: ignore[no-untyped-call]
-            left, _ = await asyncio.wait({serving}, timeout=LEAVE_SECONDS)
-            if not left:  # it is cancelled with the loop, and would complain that its own end finds it so
-                asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+            await web.stop(LEAVE_SECONDS)
             if failed:
                 raise EnvironmentFailure("The server stopped by itself", mend="Its log says why; start it again")
         finally:
@@ -170,7 +132,6 @@ class _Run:
         notify.stopping()
         await self._until_idle(FINISH_SECONDS)
         self._uploads.stop_bodies()
-        self._app.stop_drains()
         await self._until_idle(REFUSE_SECONDS)
         await self._uploads.close()
 
@@ -198,13 +159,20 @@ class _Run:
         return stopping
 
 
-def _granian(app: Application, listener: socket.socket, connections: int, settings: ServerSettings) -> _Server:
+def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    if settings.tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        return _Server(app, listener, connections, settings)
+        # A password is not asked for: nobody may be there.
+        context.load_cert_chain(settings.tls.certificate, settings.tls.key, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"The certificate or its key cannot be used: {error}", mend="Check tls: in the config"
         ) from error
+    return context
 
 
 def _bind(host: str, port: int) -> socket.socket:

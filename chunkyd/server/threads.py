@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from chunkyd.threads import begun_pool
 
@@ -21,7 +21,6 @@ WRITERS = 8
 RECORDERS = 8
 HASHERS = 2
 COPIERS = 2
-WEB_SERVER = 3  # Granian's own
 
 
 class Threads:
@@ -32,24 +31,26 @@ class Threads:
         self._recorders = begun_pool(RECORDERS, "record")
         self._hashers = begun_pool(HASHERS, "hash")
         self._copiers = begun_pool(COPIERS, "copy")
-        # Without one of its own the web server would abort, or listen and never answer: so see that it will have them.
-        begun_pool(WEB_SERVER, "room").shutdown()
+
+    def begin_write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Work[T]:
+        """The same, beside what the caller does next; who began it waits for its end."""
+        return Work(self._writers, work, *args, **kwargs)
 
     async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Bytes of a body to the disk."""
-        return await _finish(self._writers, work, *args, **kwargs)
+        return await Work(self._writers, work, *args, **kwargs).ended()
 
     async def record(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Catalog, syncing, publishing."""
-        return await _finish(self._recorders, work, *args, **kwargs)
+        return await Work(self._recorders, work, *args, **kwargs).ended()
 
     async def hash(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Reading and hashing."""
-        return await _finish(self._hashers, work, *args, **kwargs)
+        return await Work(self._hashers, work, *args, **kwargs).ended()
 
     async def copy(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Copying what is published."""
-        return await _finish(self._copiers, work, *args, **kwargs)
+        return await Work(self._copiers, work, *args, **kwargs).ended()
 
     def close(self) -> None:
         """Wait for what runs, drop what waits."""
@@ -57,20 +58,43 @@ class Threads:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-async def _finish(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return or raise only when the thread is done with it, even where the waiting task is cancelled.
+class Work(Generic[T]):
+    """What a thread was given to do."""
 
-    A cancelled task must not give back its range, or its file, while a thread still works on it.
-    """
-    future = asyncio.wrap_future(pool.submit(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+        self._done = False
+        self._result: T
+        self._error: BaseException | None = None
+        pool.submit(self._run, lambda: work(*args, **kwargs))
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._result = work()
+        except BaseException as error:  # noqa: BLE001 — whoever waits raises it
+            self._error = error
+        self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        self._done = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def ended(self) -> T:
+        """Return or raise only when the thread is done with it, even where the waiting task is cancelled.
+
+        A cancelled task must not give back its range, or its file, while a thread still works on it.
+        """
+        cancelled = None
+        while not self._done:
+            self._waiting = self._loop.create_future()
             try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError:
-                continue
-            except Exception:  # noqa: BLE001 — the cancellation is what is reported
-                break
-        raise
+                await self._waiting
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        if self._error is not None:
+            raise self._error
+        return self._result

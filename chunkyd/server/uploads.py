@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -34,7 +34,7 @@ from chunkyd.server.opening import Opener
 from chunkyd.server.probe import Probe
 from chunkyd.server.publish import Publisher
 from chunkyd.server.rebuild import Rebuild
-from chunkyd.server.receive import Bodies, Receiver
+from chunkyd.server.receive import Bodies, Body, Receiver
 from chunkyd.server.registry import Registry, unknown
 from chunkyd.server.session import Claim, LiveSession
 from chunkyd.server.steady import SteadyTime
@@ -139,12 +139,12 @@ class Uploads:
         user: str,
         length: int,
         digests: Mapping[str, bytes],
-        pieces: AsyncIterator[bytes],
+        body: Body,
         key: bytes | None = None,
     ) -> list[Outcome]:
         """Take many small files in one body, and say how each came out."""
         try:
-            return await self._batches.receive(user, length, digests, pieces, key)
+            return await self._batches.receive(user, length, digests, body, key)
         except StorageFull as error:
             raise self._full(length) from error
 
@@ -159,7 +159,7 @@ class Uploads:
         except Problem as error:
             raise _not_found() from error
 
-    async def chunk(self, session: LiveSession, chunk: Chunk, pieces: AsyncIterator[bytes]) -> Status:
+    async def chunk(self, session: LiveSession, chunk: Chunk, body: Body) -> Status:
         """Store one chunk, and say how the session stands then."""
         claim = session.admit(chunk.range, chunk.total, self._limits.chunk)
         if claim is None:
@@ -171,7 +171,7 @@ class Uploads:
         session.busy += 1
         try:
             async with self._handles.use(session.session_id) as partial:
-                await self._receiver.receive(session, partial, claim, Checker(chunk.digests), pieces)
+                await self._receiver.receive(session, partial, claim, Checker(chunk.digests), body)
                 await self._store(session, partial, claim)
         except StorageFull as error:
             raise self._full(wanted) from error

@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-import google_crc32c
+import crc32c
 
 from chunkyd.errors import SourceChanged, SourceError, SourceGone, SourceUnreadable
 from chunkyd.files import Fingerprint, fingerprint, is_regular, lstat_below, open_below
@@ -215,7 +215,7 @@ class Source:
         while start < stop:
             proceed()
             piece = self.read(start, min(READ_BYTES, stop - start))
-            value = google_crc32c.extend(value, piece)
+            value = crc32c.crc32c(piece, value)
             start += len(piece)
         return int(value).to_bytes(4, "big")
 

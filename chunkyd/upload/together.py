@@ -15,7 +15,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
-import google_crc32c
+import crc32c
 import msgspec
 
 from chunkyd.errors import ChunkyError, Interrupted, NotChunky, Problem, SourceError
@@ -89,7 +89,7 @@ class _Pieces:
         """Four bytes."""
         value = 0
         for piece in self._pieces:
-            value = google_crc32c.extend(value, piece)
+            value = crc32c.crc32c(piece, value)
         return int(value).to_bytes(4, "big")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +20,13 @@ from chunkyd.clock import ManualClock
 from chunkyd.errors import NetworkError
 from chunkyd.server.app import Application
 from chunkyd.server.auth import Authority
-from chunkyd.server.receive_buffers import ReceiveBuffers
 from chunkyd.server.stores import open_stores
 from chunkyd.server.threads import Threads
 from chunkyd.server.uploads import Uploads
 from chunkyd.settings import Limits, ServerSettings
 from chunkyd.upload.answers import Answer
 from chunkyd.upload.transport import Client
+from tests.server.bench import Came
 
 URL = "http://127.0.0.1:1"
 TTL = 1000.0
@@ -53,12 +52,11 @@ class InProcessServer:
         self._stores = contextlib.ExitStack()
         storage, catalog = self._stores.enter_context(open_stores(str(self.folder)))
         self.catalog = catalog
-        nobody = self._stores.enter_context(socket.socket())  # requests come by call
         self._threads = Threads()
         self._uploads = Uploads(storage, catalog, self._limits, self._clock, self._threads, keep_old=True)
         authority = Authority(catalog, self._threads, self._clock, open_mode=True)
         settings = ServerSettings(data_dir=str(self.folder), auth="open", limits=self._limits, existing="keep")
-        self._app = Application(settings, self._uploads, authority, ReceiveBuffers(nobody))
+        self._app = Application(settings, self._uploads, authority)
         self._uploads.load()
         self._wait(self._begin())
 
@@ -120,30 +118,17 @@ async def _ask(
         "headers": [(b"host", b"127.0.0.1"), *headers],
         "client": ("127.0.0.1", 1),
     }
-    messages = _messages(body)
     answered: dict[str, object] = {}
     content = bytearray()
-
-    async def receive() -> dict[str, object]:
-        await asyncio.sleep(0)
-        return next(messages)
 
     async def send(message: dict[str, object]) -> None:
         answered.update(message)
         content.extend(message.get("body", b""))  # type: ignore[call-overload]
 
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    length = int(request.headers.get("Content-Length", 0))
+    await app(scope, Came(b"a beginning" if body is None else body, length), send)  # type: ignore[arg-type]
     found = {name.decode(): value.decode() for name, value in answered["headers"]}  # type: ignore[attr-defined]
     return int(answered["status"]), found, bytes(content)  # type: ignore[call-overload]
-
-
-def _messages(body: bytes | None) -> Iterator[dict[str, object]]:
-    if body is None:
-        yield {"type": "http.request", "body": b"a beginning", "more_body": True}
-    else:
-        yield {"type": "http.request", "body": body, "more_body": False}
-    while True:
-        yield {"type": "http.disconnect"}
 
 
 class InProcessClient(Client):

@@ -14,10 +14,10 @@ from tests.control.fake import FakeBackend, job
 from tests.e2e.programs import Daemon, running
 
 NETWORK = {"http.client", "email", "ssl", "requests", "urllib3"}
-SERVING = {"cheroot", "apscheduler", "watchdog", "starlette", "granian", "uvloop", "prometheus_client", "daemon"}
+SERVING = {"cheroot", "apscheduler", "watchdog", "starlette", "httptools", "uvloop", "prometheus_client", "daemon"}
 DATABASE = {"peewee", "sqlite3"}
 SHOWING = {"rich"}
-REST = {"yaml", "pathspec", "google_crc32c", "asyncio", "logging", "importlib.metadata"}
+REST = {"yaml", "pathspec", "crc32c", "asyncio", "logging", "importlib.metadata"}
 LITTLE = {"urllib.parse", "ipaddress", "difflib", "base64", "json", "humanize", "socket", "click.shell_completion"}
 HEAVY = NETWORK | SERVING | DATABASE | SHOWING | REST | LITTLE
 

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from chunkyd.catalog.base import FileRecord, SessionRecord, StoredRange, Wish
@@ -195,7 +195,7 @@ class Bench:
     async def put(self, session: LiveSession, data: bytes, start: int = 0, stop: int | None = None) -> str:
         """Send one chunk in one piece."""
         part = data[start : len(data) if stop is None else stop]
-        return await self.uploads.chunk(session, chunk_of(part, start, session.total), pieces(part))
+        return await self.uploads.chunk(session, chunk_of(part, start, session.total), Came(part))
 
     async def upload(self, data: bytes, path: bytes = b"f", user: str = "u") -> LiveSession:
         """A whole small file, to its end."""
@@ -234,30 +234,54 @@ def chunk_of(part: bytes, start: int, total: int, digest: bytes | None = None) -
     return Chunk((start, start + len(part)), total, len(part), {"crc32c": digest or content_digest(part)})
 
 
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    """A body that comes at once."""
-    for part in parts:
-        yield part
+class Came:
+    """A body of `length` bytes of which only some come, at once; by default all of them."""
+
+    def __init__(self, part: bytes, length: int | None = None) -> None:
+        self._part = part
+        self.left = len(part) if length is None else length
+        self.taken = 0
+        self.moved = 0.0
+
+    async def fill(self, buffer: memoryview) -> int:
+        await asyncio.sleep(0)
+        count = min(len(buffer), self.left, len(self._part) - self.taken)
+        buffer[:count] = self._part[self.taken : self.taken + count]
+        self.taken += count
+        self.left -= count
+        return count
 
 
 class Slow:
-    """A body that comes when the test says so."""
+    """A body of `length` bytes that come when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
         self._queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self._rest = b""
+        self.left = length
+        self.taken = 0
+        self.moved = 0.0
 
     def give(self, part: bytes | BaseException | None) -> None:
-        """The next piece; an exception; None for the end."""
+        """The next bytes; an exception; None where the connection ends."""
         self._queue.put_nowait(part)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            part = await self._queue.get()
+    async def fill(self, buffer: memoryview) -> int:
+        filled, wanted = 0, min(len(buffer), self.left)
+        while filled < wanted:
+            part = self._rest or await self._queue.get()
             if part is None:
-                return
+                break
             if isinstance(part, BaseException):
                 raise part
-            yield part
+            count = min(len(part), wanted - filled)
+            buffer[filled : filled + count] = part[:count]
+            self._rest = part[count:]
+            filled += count
+            self.left -= count
+            self.taken += count
+            self.moved = asyncio.get_running_loop().time()
+        return filled
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -16,29 +16,30 @@ from chunkyd.protocol.paths import Target
 from chunkyd.server.publish import Stopped
 from chunkyd.storage.memory import MemoryStorage
 from tests.server.batches import entry
-from tests.server.bench import Bench, pieces, run, until
+from tests.server.bench import Bench, Came, run, until
 
 ONE, TWO, THREE = b"one" * 100, b"two" * 100, b"thr" * 100
 TARGET = Target("u", b"f")
 
 
-async def batch(bench: Bench, *entries: bytes, body: AsyncIterator[bytes] | None = None) -> list[Outcome]:
+async def batch(bench: Bench, *entries: bytes, body: Came | None = None) -> list[Outcome]:
     """One batch of the user's, in one piece where nothing else is said."""
     whole = b"".join(entries)
     digests = {"crc32c": content_digest(whole)}
-    return await bench.uploads.batch("u", len(whole), digests, body or pieces(whole))
+    return await bench.uploads.batch("u", len(whole), digests, body or Came(whole))
 
 
 async def interrupted(bench: Bench, first: bytes, meanwhile: Callable[[], Awaitable[None]]) -> list[Outcome]:
     """A batch during whose body something else happens: its first file has been judged by then."""
     last = entry(b"last", b"last")
 
-    async def body() -> AsyncIterator[bytes]:
-        yield first
-        await meanwhile()
-        yield last
+    class Interrupted(Came):
+        async def fill(self, buffer: memoryview) -> int:
+            if self.taken == len(first) + 1:  # one half of the buffer is being filled while the other is judged
+                await meanwhile()
+            return await super().fill(buffer)
 
-    return await batch(bench, first, last, body=body())
+    return await batch(bench, first, last, body=Interrupted(first + last))
 
 
 def reuse(bench: Bench, inode: int) -> None:
@@ -52,7 +53,7 @@ def test_a_renewal_of_what_was_replaced_meanwhile(
     monkeypatch: pytest.MonkeyPatch, by_hand: bool, offered: bool
 ) -> None:
     """Neither complete nor recorded, though the newer file has the old one's inode: its bytes are asked for."""
-    for name in ("GATHER_LEAST", "GATHER_MOST"):  # each piece is judged before the next comes
+    for name in ("LEAST_BYTES", "MOST_BYTES"):  # each byte is judged before the next but one comes
         monkeypatch.setattr(f"chunkyd.server.receive.{name}", 1)
 
     async def scenario() -> None:

@@ -26,12 +26,12 @@ from chunkyd.server.start import OWN_FILES
 from chunkyd.storage.base import Reader
 from tests.server.bench import (
     Bench,
+    Came,
     FailingCatalog,
     LossyStorage,
     Slow,
     SlowStorage,
     chunk_of,
-    pieces,
     run,
     sha,
     until,
@@ -73,8 +73,8 @@ def test_a_failed_sync_holds_nobody_up_who_comes_after_it() -> None:
         storage = LossyStorage()
         bench = Bench(storage)
         session = await bench.open(DATA)
-        slow = Slow()
-        held = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA[:1000], 0, 5000), slow.__aiter__()))
+        slow = Slow(1000)
+        held = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA[:1000], 0, 5000), slow))
         slow.give(DATA[:100])
         await until(lambda: bool(session.claimed))
         storage.failures = 1
@@ -82,7 +82,6 @@ def test_a_failed_sync_holds_nobody_up_who_comes_after_it() -> None:
             await bench.put(session, DATA, 1000, 2000)
         assert await bench.put(session, DATA, 1000, 2000) == "incomplete"
         slow.give(DATA[100:1000])
-        slow.give(None)
         with pytest.raises(OSError, match="lost before"):  # nobody knows what of its bytes went with the others
             await held
         assert session.stored.missing(0, 2000) == [(0, 1000)]
@@ -104,7 +103,7 @@ def test_a_hash_under_way_forgets_bytes_whose_commit_failed() -> None:
         bench.catalog.full = {"record_stored"}
         wrong = bytes(3000)
         with pytest.raises(Problem):
-            await bench.uploads.chunk(session, chunk_of(wrong, 0, 5000), pieces(wrong))
+            await bench.uploads.chunk(session, chunk_of(wrong, 0, 5000), Came(wrong))
         assert await asyncio.to_thread(storage.reading.wait, 5)
         storage.go_on.set()
         bench.catalog.full = set()

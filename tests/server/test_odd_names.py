@@ -15,7 +15,7 @@ from chunkyd.storage.base import Attributes, NameRefused
 from chunkyd.storage.disk import DiskStorage
 from chunkyd.storage.memory import MemoryStorage
 from tests.server.batches import entry
-from tests.server.bench import Bench, pieces, run
+from tests.server.bench import Bench, Came, run
 
 
 class PoorStorage(MemoryStorage):
@@ -50,7 +50,7 @@ def test_in_a_batch_it_spoils_no_other() -> None:
     async def scenario() -> None:
         bench = Bench(PoorStorage())
         body = entry(b"a", b"a") + entry(b"12:00", b"b") + entry(b"c", b"c")
-        outcomes = await bench.uploads.batch("u", len(body), {"crc32c": content_digest(body)}, pieces(body))
+        outcomes = await bench.uploads.batch("u", len(body), {"crc32c": content_digest(body)}, Came(body))
         assert [found.problem.name if found.problem else found.result for found in outcomes] == [
             "complete",
             "malformed-request",

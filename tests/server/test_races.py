@@ -19,7 +19,7 @@ from chunkyd.server.threads import COPIERS
 from chunkyd.storage.base import PathConflict, Publication
 from chunkyd.storage.memory import MemoryStorage
 from tests.server.batches import entry
-from tests.server.bench import Bench, pieces, run, until
+from tests.server.bench import Bench, Came, run, until
 
 DATA = bytes(range(250)) * 20
 NEWER = DATA[::-1]
@@ -58,7 +58,7 @@ def test_housekeeping_leaves_a_batch_alone() -> None:
         bench = Bench(storage)
         body = entry(b"a", DATA) + entry(b"b", NEWER)
         digests = {"crc32c": content_digest(body)}
-        sending = asyncio.create_task(bench.uploads.batch("u", len(body), digests, pieces(body)))
+        sending = asyncio.create_task(bench.uploads.batch("u", len(body), digests, Came(body)))
         await until(storage.placed.is_set)
         bench.clock.advance(1)
         await bench.uploads.tick()

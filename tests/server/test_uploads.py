@@ -17,12 +17,11 @@ from chunkyd.catalog.base import FileRecord, SessionState, StoredRange
 from chunkyd.errors import Problem
 from chunkyd.protocol.messages import EMPTY_FILE_HASH
 from chunkyd.protocol.paths import Target
-from chunkyd.server.receive import BodyCut
 from chunkyd.server.session import LiveSession
 from chunkyd.settings import Limits
 from chunkyd.storage.base import Attributes
 from chunkyd.storage.memory import MemoryStorage
-from tests.server.bench import LIMITS, Bench, Slow, chunk_of, pieces, run, sha, until
+from tests.server.bench import LIMITS, Bench, Came, Slow, chunk_of, run, sha, until
 
 DATA = os.urandom(5000)
 
@@ -71,7 +70,7 @@ def test_the_first_stored_bytes_win() -> None:
         liar = bytes(1000) + b"\xff" * 1000 + DATA[2000:3000]
         liar = DATA[:1000] + liar[1000:]
         part = liar[:3000]
-        assert await bench.uploads.chunk(session, chunk_of(part, 0, 5000), pieces(part)) == "incomplete"
+        assert await bench.uploads.chunk(session, chunk_of(part, 0, 5000), Came(part)) == "incomplete"
         assert await bench.put(session, DATA, 3000) == "complete"
         assert bench.content() == DATA
         await bench.close()
@@ -86,7 +85,7 @@ def test_a_wrong_digest_counts_for_nothing() -> None:
         bench = Bench()
         session = await bench.open(DATA)
         bad = chunk_of(DATA, 0, 5000, digest=bytes(4))
-        await refused("chunk-digest-mismatch", bench.uploads.chunk(session, bad, pieces(DATA)))
+        await refused("chunk-digest-mismatch", bench.uploads.chunk(session, bad, Came(DATA)))
         assert session.missing() == [(0, 5000)] and not session.claims
         assert await bench.put(session, DATA) == "complete"
         await bench.close()
@@ -101,12 +100,12 @@ def test_a_cut_body_counts_for_nothing() -> None:
         bench = Bench()
         session = await bench.open(DATA)
         head = chunk_of(DATA, 0, 5000)
-        await refused("chunk-length-mismatch", bench.uploads.chunk(session, head, pieces(DATA[:4999])))
-        broken = Slow()
+        await refused("chunk-length-mismatch", bench.uploads.chunk(session, head, Came(DATA[:4999], 5000)))
+        broken = Slow(5000)
         broken.give(DATA[:100])
-        broken.give(BodyCut())
-        await refused("chunk-length-mismatch", bench.uploads.chunk(session, head, broken.__aiter__()))
-        await refused("chunk-length-mismatch", bench.uploads.chunk(session, replace(head, length=4), pieces(DATA)))
+        broken.give(None)
+        await refused("chunk-length-mismatch", bench.uploads.chunk(session, head, broken))
+        await refused("chunk-length-mismatch", bench.uploads.chunk(session, replace(head, length=4), Came(DATA)))
         assert session.missing() == [(0, 5000)] and not session.claimed
         assert await bench.put(session, DATA) == "complete"
         await bench.close()
@@ -120,15 +119,14 @@ def test_a_range_in_progress_is_refused_to_the_later_request() -> None:
     async def scenario() -> None:
         bench = Bench()
         session = await bench.open(DATA)
-        slow = Slow()
-        first = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA[:3000], 0, 5000), slow.__aiter__()))
+        slow = Slow(3000)
+        first = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA[:3000], 0, 5000), slow))
         slow.give(DATA[:100])
         await until(lambda: bool(session.claimed))
         problem = await refused("chunk-in-progress", bench.put(session, DATA, 2999, 4000))
         assert problem.retry_after
         assert await bench.put(session, DATA, 3000) == "incomplete"
         slow.give(DATA[100:3000])
-        slow.give(None)
         assert await first == "complete"
         await bench.close()
 
@@ -142,9 +140,9 @@ def test_a_body_that_stalls_is_dropped() -> None:
         bench = Bench()
         bench.uploads._bodies._stall_seconds = 0.05
         session = await bench.open(DATA)
-        slow = Slow()
+        slow = Slow(5000)
         slow.give(DATA[:100])
-        await refused("chunk-length-mismatch", bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow.__aiter__()))
+        await refused("chunk-length-mismatch", bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow))
         assert not session.claimed
         await bench.close()
 
@@ -216,8 +214,8 @@ def test_the_janitor_expires_what_nobody_asks_for() -> None:
         session = await bench.open(DATA)
         done = await bench.upload(b"x", b"x")
         busy = await bench.open(DATA, b"busy")
-        slow = Slow()
-        task = asyncio.create_task(bench.uploads.chunk(busy, chunk_of(DATA, 0, 5000), slow.__aiter__()))
+        slow = Slow(5000)
+        task = asyncio.create_task(bench.uploads.chunk(busy, chunk_of(DATA, 0, 5000), slow))
         await until(lambda: bool(busy.claimed))
         bench.clock.advance(150)
         await bench.uploads.tick()
@@ -225,7 +223,6 @@ def test_the_janitor_expires_what_nobody_asks_for() -> None:
         assert states[session.session_id] == states[done.session_id] == SessionState.EXPIRED
         assert states[busy.session_id] == SessionState.RECEIVING
         slow.give(DATA)
-        slow.give(None)
         assert await task == "complete"
         assert bench.content(b"busy") == DATA and bench.content(b"x") == b"x"
         await bench.close()
@@ -586,12 +583,11 @@ def test_end_before_publication_cancels() -> None:
     async def scenario() -> None:
         bench = Bench(storage=MemoryStorage(capacity=8000))
         session = await bench.open(DATA)
-        slow = Slow()
-        task = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow.__aiter__()))
+        slow = Slow(5000)
+        task = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow))
         await until(lambda: bool(session.claimed))
         assert await bench.uploads.end(session) == "cancelled"
         slow.give(DATA)
-        slow.give(None)
         await refused("invalid-session-id", task)
         await refused("session-not-found", bench.uploads.end(session))
         assert bench.storage.free_bytes() == 8000 and bench.content() is None
@@ -670,7 +666,7 @@ def test_a_full_catalog_loses_nothing() -> None:
         liar = bytes(1000) + DATA[2000:3000]
         good = DATA[1000:3000]
         assert liar != good
-        assert await bench.uploads.chunk(session, chunk_of(good, 1000, 5000), pieces(good)) == "incomplete"
+        assert await bench.uploads.chunk(session, chunk_of(good, 1000, 5000), Came(good)) == "incomplete"
         assert await bench.put(session, DATA, 3000) == "complete"
         assert bench.content() == DATA
         await bench.close()
@@ -686,7 +682,7 @@ def test_hashing_begins_anew_where_a_commit_failed() -> None:
         session = await bench.open(DATA)
         bench.catalog.full = {"record_stored"}
         wrong = bytes(3000)
-        await refused("storage-full", bench.uploads.chunk(session, chunk_of(wrong, 0, 5000), pieces(wrong)))
+        await refused("storage-full", bench.uploads.chunk(session, chunk_of(wrong, 0, 5000), Came(wrong)))
         bench.catalog.full = set()
         assert await bench.put(session, DATA) == "complete"
         assert bench.content() == DATA
@@ -884,8 +880,8 @@ def test_stopping_refuses_bodies_on_their_way() -> None:
     async def scenario() -> None:
         bench = Bench()
         session = await bench.open(DATA)
-        slow = Slow()
-        task = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow.__aiter__()))
+        slow = Slow(5000)
+        task = asyncio.create_task(bench.uploads.chunk(session, chunk_of(DATA, 0, 5000), slow))
         slow.give(DATA[:10])
         await until(lambda: bool(session.claimed))
         bench.uploads.stop_bodies()
