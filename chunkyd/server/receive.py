@@ -28,7 +28,7 @@ from chunkyd.storage.base import Partial
 
 MOST_BYTES = 1 << 20  # written at once
 LEAST_BYTES = 32 << 10
-ALL_BYTES = 32 << 20  # of memory for all bodies, but that each has the least
+ALL_BYTES = 64 << 20  # of memory for all bodies, but that each has the least
 SPARE_BUFFERS = 8
 
 

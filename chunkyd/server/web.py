@@ -239,32 +239,17 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _parsed(self, raw: bytes) -> Scope:
         """Raises HttpParserError or ValueError where this is no head."""
-        head = _Head()
-        parser = HttpRequestParser(head)
-        try:
-            parser.feed_data(raw)
-        except HttpParserUpgrade:
-            pass  # an offer that nobody has to take
-        except HttpParserError:
-            if not head.complete:
-                raise
-            # All of it is well, but for a body that is encoded: every request refuses that, and says why.
-        version = parser.get_http_version()
-        if not head.complete or version not in ("1.0", "1.1"):
-            raise ValueError
-        self._keeps = version == "1.1" and parser.should_keep_alive()
-        method = parser.get_method().decode("ascii")
-        self._only_head = method == "HEAD"
-        self._expects = version == "1.1" and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
-        )
-        self.left, self.taken = head.body_bytes(), 0
+        head = _Head(raw)
+        self._keeps = head.keeps
+        self._only_head = head.method == "HEAD"
+        self._expects = head.expects
+        self.left, self.taken = head.body_bytes, 0
         self._begun = None
         path, query = head.path_and_query()
         return {
             "type": "http",
-            "http_version": version,
-            "method": method,
+            "http_version": head.version,
+            "method": head.method,
             "path": unquote_to_bytes(path).decode("utf-8", "replace"),
             "query_string": query,
             "headers": head.headers,
@@ -421,12 +406,32 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 class _Head:
-    """What the parser tells of a head."""
+    """What the parser tells of a head. Raises HttpParserError or ValueError where it is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, raw: bytes) -> None:
         self._target = b""
+        self._complete = self._may_keep = False
         self.headers: list[tuple[bytes, bytes]] = []
-        self.complete = False
+        self._parser = HttpRequestParser(self)
+        try:
+            self._parser.feed_data(raw)
+        except HttpParserUpgrade:
+            pass  # an offer that nobody has to take
+        except HttpParserError:
+            if not self._complete:
+                raise
+            # All of it is well, but for a body that is encoded: every request refuses that, and says why.
+        self.version = self._parser.get_http_version()
+        self.method = self._parser.get_method().decode("ascii")
+        del self._parser  # it holds on to us: together they would be left to the search for garbage
+        if not self._complete or self.version not in ("1.0", "1.1"):
+            raise ValueError
+        self.keeps = self._may_keep and self.version == "1.1"
+        self.expects = self.version == "1.1" and b"100-continue" in map(bytes.lower, self._every(b"expect"))
+        # The parser has seen to it that there are not two answers to how long the body is.
+        self.body_bytes = (
+            _ENDLESS if self._every(b"transfer-encoding") else sum(map(int, self._every(b"content-length")))
+        )
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -435,7 +440,11 @@ class _Head:
         self.headers.append((name.lower(), (value or b"").strip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        self.complete = True
+        self._complete = True
+        self._may_keep = self._parser.should_keep_alive()  # it knows that no longer once it is through
+
+    def _every(self, wanted: bytes) -> list[bytes]:
+        return [value for name, value in self.headers if name == wanted]
 
     def path_and_query(self) -> tuple[bytes, bytes]:
         """Where the request goes; raises HttpParserError where that means nothing."""
@@ -443,13 +452,3 @@ class _Head:
             return b"*", b""
         url = parse_url(self._target)
         return url.path or b"/", url.query or b""
-
-    def body_bytes(self) -> int:
-        """How many bytes follow; the parser has seen to it that there are not two answers to that."""
-        declared = 0
-        for name, value in self.headers:
-            if name == b"transfer-encoding":
-                return _ENDLESS
-            if name == b"content-length":
-                declared = int(value)
-        return declared
