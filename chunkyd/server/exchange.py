@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import secrets
@@ -17,7 +16,7 @@ from starlette.types import Message, Scope, Send
 
 from chunkyd.protocol.messages import HEADER_REQUEST_ID, STALL_SECONDS
 from chunkyd.server.headers import Head, Refused
-from chunkyd.server.receive import Body, BodyCut
+from chunkyd.server.receive import Body, BodyCut, fill_in_time
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -53,9 +52,8 @@ class Exchange:
         if length > limit:
             raise Refused(413, f"The body holds at most {limit} bytes.")
         buffer = bytearray(length)
-        async with asyncio.timeout(STALL_SECONDS):
-            if await self.body.fill(memoryview(buffer)) < length:
-                raise BodyCut
+        if await fill_in_time(self.body, memoryview(buffer), STALL_SECONDS) < length:
+            raise BodyCut
         return bytes(buffer)
 
     async def send(self, message: Message) -> None:

@@ -155,6 +155,20 @@ class Body(Protocol):
         ...
 
 
+async def fill_in_time(body: Body, buffer: memoryview, seconds: float) -> int:
+    """`body.fill`, but TimeoutError once no byte has come for so many seconds: what is slow is not given up."""
+    before = body.taken
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                await body.fill(buffer[body.taken - before :])
+        except TimeoutError:
+            if asyncio.get_running_loop().time() - body.moved >= seconds:
+                raise
+        else:
+            return body.taken - before
+
+
 class Sink(Protocol):
     """Where a body goes."""
 

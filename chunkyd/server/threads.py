@@ -8,8 +8,9 @@ all the same, when its range may be another's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
 from chunkyd.threads import begun_pool
@@ -64,20 +65,14 @@ class Work(Generic[T]):
     def __init__(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
-        self._done = False
-        self._result: T
-        self._error: BaseException | None = None
-        pool.submit(self._run, lambda: work(*args, **kwargs))
+        self._future = pool.submit(work, *args, **kwargs)
+        self._future.add_done_callback(self._tell)
 
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._result = work()
-        except BaseException as error:  # noqa: BLE001 — whoever waits raises it
-            self._error = error
-        self._loop.call_soon_threadsafe(self._settle)
+    def _tell(self, future: Future[T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended before: nobody waits
+            self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
-        self._done = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -87,7 +82,7 @@ class Work(Generic[T]):
         A cancelled task must not give back its range, or its file, while a thread still works on it.
         """
         cancelled = None
-        while not self._done:
+        while not self._future.done():
             self._waiting = self._loop.create_future()
             try:
                 await self._waiting
@@ -95,6 +90,6 @@ class Work(Generic[T]):
                 cancelled = error
         if cancelled is not None:
             raise cancelled
-        if self._error is not None:
-            raise self._error
-        return self._result
+        if self._future.cancelled():  # its pool was closed before its turn came
+            raise asyncio.CancelledError
+        return self._future.result()

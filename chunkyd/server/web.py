@@ -19,7 +19,7 @@ import http
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -29,7 +29,7 @@ from starlette.types import Message, Scope, Send
 
 from chunkyd.protocol.messages import MAX_HEAD_BYTES, STALL_SECONDS
 from chunkyd.protocol.problems import CONTENT_TYPE, blank_document
-from chunkyd.server.receive import Body
+from chunkyd.server.receive import Body, fill_in_time
 
 HEAD_SECONDS = 30.0  # for a head, and so for a connection that has nothing to say
 LINGER_SECONDS = 5.0  # for a client to end its side
@@ -67,11 +67,12 @@ class Web:
         self._beginning: set[asyncio.Task[None]] = set()
         self._open: set[_Connection] = set()
         self._accepting = False
+        self._again: asyncio.TimerHandle | None = None  # when the system had no room for a connection
         self._stopped = False
 
     def start(self) -> None:
         """Take connections, where there is room for one more."""
-        if not (self._accepting or self._stopped or self._is_full()):
+        if not (self._accepting or self._stopped or self._again or self._is_full()):
             self._loop.add_reader(self._listener, self._accept)
             self._accepting = True
 
@@ -79,6 +80,8 @@ class Web:
         """Take no more, and close those there are; so long, at most, for what is written to go out."""
         self._stopped = True
         self._pause()
+        if self._again is not None:
+            self._again.cancel()
         for task in self._beginning:
             task.cancel()
         for connection in list(self._open):
@@ -109,11 +112,15 @@ class Web:
                     continue
                 log.error("no connection can be accepted, trying again: %s", error)
                 self._pause()
-                self._loop.call_later(_LACK_SECONDS, self.start)
+                self._again = self._loop.call_later(_LACK_SECONDS, self._try_again)
                 return
             task = self._loop.create_task(self._begin(accepted))
             self._beginning.add(task)
             task.add_done_callback(self._begun)
+
+    def _try_again(self) -> None:
+        self._again = None
+        self.start()
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:
@@ -197,7 +204,7 @@ class _Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self._ended = True
         self._settle()
-        # Who has said all may still wait for the answer; TLS knows no such thing.
+        # Who has said all may still wait for the answer. Under TLS uvloop knows no such thing.
         return self._answering is not None and self._web.tls is None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -235,7 +242,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._refuse(http.HTTPStatus.BAD_REQUEST)
             return
         self._drop(stop)
-        self._answering = self._loop.create_task(self._answer(scope))
+        self._go_on(self._answer(scope))
 
     def _parsed(self, raw: bytes) -> Scope:
         """Raises HttpParserError or ValueError where this is no head."""
@@ -265,6 +272,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _refuse(self, status: http.HTTPStatus) -> None:
         """Answer what is no request."""
         self._set_timer(None)
+        self._transport.pause_reading()
         body = blank_document(status, f"This is no request: {status.description or status.phrase}.")
         self._begun = {
             "status": status,
@@ -276,8 +284,7 @@ class _Connection(asyncio.BufferedProtocol):
             ],
         }
         self._transport.write(self._answer_head(self._begun) + body)
-        self.left = _ENDLESS  # whatever it is, nothing behind it is a request
-        self._answering = self._loop.create_task(self._part())
+        self._go_on(self._part())
 
     # Bodies
 
@@ -320,16 +327,25 @@ class _Connection(asyncio.BufferedProtocol):
 
     # Answers
 
-    async def _answer(self, scope: Scope) -> None:
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        self._answering = self._loop.create_task(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever fails, the connection ends."""
         try:
-            await self._web.app(scope, self, self._send)
+            await work
         except Exception:
-            log.exception("a request came to no answer")
-            self._keeps = False
-        if self._keeps:
-            await self._throw_away(STALL_SECONDS)
-        if self.left or not self._keeps or self._ended:
+            log.exception("a connection failed")
+            self.close()
+
+    async def _answer(self, scope: Scope) -> None:
+        await self._web.app(scope, self, self._send)
+        if not self._keeps:
             await self._part()
+            return
+        await self._throw_away(STALL_SECONDS)
+        if self.left or self._ended:
+            self.close()
         elif not self._closing:
             self._answering = None
             self._wait_for_head()
@@ -338,11 +354,10 @@ class _Connection(asyncio.BufferedProtocol):
 
     async def _throw_away(self, seconds: float) -> None:
         """Read what is left of the body, as long as some comes within `seconds`, and it is not too much."""
-        rubbish, spare = memoryview(bytearray(RUBBISH_BYTES)), self._web.unread
+        rubbish, enough = memoryview(bytearray(RUBBISH_BYTES)), self.taken + self._web.unread
         with contextlib.suppress(TimeoutError):
-            while self.left and spare > 0 and not self._ended and not self._closing:
-                async with asyncio.timeout(seconds):
-                    spare -= await self.fill(rubbish)
+            while self.left and self.taken < enough and not self._ended and not self._closing:
+                await fill_in_time(self, rubbish, seconds)
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -392,10 +407,11 @@ class _Connection(asyncio.BufferedProtocol):
 
     async def _part(self) -> None:
         """End it from our side, then take what still comes: the client has its answer, and is to see it in peace."""
-        if not self._closing:
-            if self._transport.can_write_eof():
+        can_end = self._transport.can_write_eof()  # not under TLS
+        if (can_end or self.left) and not self._closing:
+            if can_end:
                 self._transport.write_eof()
-                self.left = _ENDLESS
+            self.left, self._expects = _ENDLESS, False  # nothing that still comes is a request
             await self._throw_away(LINGER_SECONDS)
         self.close()
 
@@ -426,6 +442,8 @@ class _Head:
         del self._parser  # it holds on to us: together they would be left to the search for garbage
         if not self._complete or self.version not in ("1.0", "1.1"):
             raise ValueError
+        if len(self._every(b"host")) != 1 and (self.version, self._every(b"host")) != ("1.0", []):
+            raise ValueError
         self.keeps = self._may_keep and self.version == "1.1"
         self.expects = self.version == "1.1" and b"100-continue" in map(bytes.lower, self._every(b"expect"))
         # The parser has seen to it that there are not two answers to how long the body is.
@@ -451,4 +469,7 @@ class _Head:
         if self._target == b"*":
             return b"*", b""
         url = parse_url(self._target)
+        if url.host is not None:  # then this is the host, whatever the header says (RFC 9112, 3.2.2)
+            host = self._target.split(b"/", 3)[2].rpartition(b"@")[2]
+            self.headers = [each for each in self.headers if each[0] != b"host"] + [(b"host", host)]
         return url.path or b"/", url.query or b""

@@ -40,6 +40,7 @@ class OpenFile:
         self._closed = False
         self._lost: OSError | None = None
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # the kernel lets one write to a file at a time, too, but has the others spin
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
@@ -62,7 +63,7 @@ class OpenFile:
 
     def write(self, offset: int, *pieces: bytes | memoryview) -> None:
         """See `Partial`."""
-        with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT):
+        with self.held() as descriptor, disk_full_is_storage_full(DISK_FULL_TEXT), self._writing:
             write_all(descriptor, *pieces, offset=offset)
 
     def read(self, offset: int, length: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import uuid
@@ -69,6 +70,30 @@ def test_where_a_request_goes(client: Client) -> None:
     assert statuses(client.raw(LAST.replace(b"/healthz", b"http://localhost/healthz?x=1"))) == [200]
     assert statuses(client.raw(LAST.replace(b"/healthz", b"http://localhost"))) == [404]
     assert statuses(client.raw(LAST.replace(b"GET /healthz", b"CONNECT localhost:1"))) == [400]
+
+
+def test_who_is_asked_is_clear(client: Client) -> None:
+    """One Host, and where the target names one it is that."""
+    host = b"Host: localhost\r\n"
+    assert statuses(client.raw(LAST.replace(host, b""))) == [400]
+    assert statuses(client.raw(LAST.replace(host, host * 2))) == [400]
+    assert statuses(client.raw(LAST.replace(b"/healthz", b"http://evil.example/healthz"))) == [403]
+
+
+@pytest.mark.parametrize(
+    "begin", [b"CONNECT x HTTP/1.1\r\n", b"GET nope HTTP/1.1\r\n", b"nonsense\r\n", b"x" * 2 * MAX_HEAD_BYTES]
+)
+def test_what_is_no_request_leaves_nothing_behind(client: Client, server: ServerProcess, begin: bytes) -> None:
+    """Refused once, whatever it expects; its connection is gone as soon as the client's end is."""
+    assert server.process is not None
+    folder = f"/proc/{server.process.pid}/fd"
+    wait_until(lambda: len(os.listdir(folder)) < 100)
+    before, errors = len(os.listdir(folder)), len(server.lines("error"))
+    for _ in range(20):
+        received = client.raw(begin + b"Host: localhost\r\nExpect: 100-continue\r\n\r\n")
+        assert statuses(received) in ([400], [431])
+    wait_until(lambda: len(os.listdir(folder)) <= before + 2)
+    assert len(server.lines("error")) == errors
 
 
 @pytest.mark.parametrize(("length", "status"), [(MAX_HEAD_BYTES, 200), (MAX_HEAD_BYTES + 1, 431)])
@@ -233,6 +258,68 @@ def test_a_body_goes_where_it_is_wanted() -> None:
     run(scenario)
 
 
+def test_a_slow_client_of_an_unread_body_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as some of it comes; the next request is answered."""
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.2)
+
+    async def app(scope: Scope, body: Body, send: Send) -> None:
+        await answer(send)
+
+    async def scenario() -> None:
+        async with open_web(app) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                writer.write(b"x")
+            writer.write(LAST)
+            assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
+            writer.close()
+
+    run(scenario)
+
+
+def test_a_lack_of_descriptors_is_said_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many come and go meanwhile; then connections are taken again."""
+
+    async def app(scope: Scope, body: Body, send: Send) -> None:
+        await answer(send)
+
+    class Lacking:
+        """A listener whose process has no descriptors left."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self._listener = listener
+            self.lacks = True
+
+        def fileno(self) -> int:
+            return self._listener.fileno()
+
+        def accept(self) -> object:
+            if self.lacks:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._listener.accept()
+
+    async def scenario() -> None:
+        monkeypatch.setattr(web, "_LACK_SECONDS", 0.5)
+        async with open_web(app) as (served, port):
+            served._listener = lacking = Lacking(served._listener)  # type: ignore[assignment]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(LAST)
+            await until(lambda: bool(caplog.records))
+            for _ in range(5):
+                served.start()
+                await asyncio.sleep(0)
+            assert len(caplog.records) == 1
+            lacking.lacks = False
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+            writer.close()
+
+    run(scenario)
+
+
 def test_a_cut_body_is_short() -> None:
     """Who waits for bytes hears that there are no more, and how many there were."""
     found: list[tuple[int, int]] = []
@@ -244,7 +331,7 @@ def test_a_cut_body_is_short() -> None:
     async def scenario() -> None:
         async with open_web(app) as (served, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n" + b"x" * 60)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + b"x" * 60)
             await writer.drain()
             writer.close()
             await until(lambda: bool(found) and not served._open)
@@ -271,7 +358,7 @@ def test_a_wait_that_is_given_up_takes_nothing_more() -> None:
     async def scenario() -> None:
         async with open_web(app) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 10\r\n\r\nabcd")
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\nabcd")
             await came.wait()
             writer.write(b"efghij")
             assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
@@ -299,7 +386,7 @@ def test_an_application_that_fails_ends_the_connection_alone(caplog: pytest.LogC
             await until(lambda: not served._open)
 
     run(scenario)
-    assert "came to no answer" in caplog.text
+    assert "a connection failed" in caplog.text
 
 
 def test_an_answer_in_parts() -> None:
