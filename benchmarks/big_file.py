@@ -26,5 +26,5 @@ def run(work: Path, pairs: int, quick: bool) -> Findings:
     with (source / "file.bin").open("wb") as file:
         for _ in range(mebibytes):
             file.write(os.urandom(MEBIBYTE))
-    found = beside_peers(CONTENDERS, at_most_of_peer(GOAL), source, work, pairs, 3 * mebibytes * MEBIBYTE, every=3)
+    found = beside_peers(CONTENDERS, at_most_of_peer(GOAL), source, work, pairs, mebibytes * MEBIBYTE, every=3)
     return replace(found, missing=(*found.missing, *NEVER_MEASURED))

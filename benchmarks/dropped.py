@@ -110,7 +110,7 @@ def _measure(contender: Contender[Link], source: Path, work: Path) -> Run:
     expected = content(source)
     try:
         with contender.receiver(folder, source) as link:
-            prewarm(3 * expected[1])
+            prewarm(expected[1])
             before = group_cpu(link.sender.pid), group_cpu(link.receiver.pid)
             start = time.monotonic()
             for path in source.iterdir():

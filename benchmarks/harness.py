@@ -106,7 +106,10 @@ class Runs:
 
 
 def prewarm(size: int) -> None:
-    """Fault memory in and let it go: a virtual machine's host hands pages out slowly, and the first writer pays."""
+    """Fault memory in and let it go: a virtual machine's host hands pages out slowly, and the first writer pays.
+
+    As much as a run writes, and no more: the host takes free memory back, and would still be at it during the run.
+    """
     pages = mmap.mmap(-1, size)
     pages.madvise(MADV_POPULATE_WRITE)
     pages.close()

@@ -25,7 +25,7 @@ def run(work: Path, pairs: int, quick: bool) -> Findings:
         source.mkdir()
         size = mebibytes * MEBIBYTE
         random_file(source / "file.bin", size)
-        found[mebibytes] = in_pairs(contenders, source, work, 1 if quick else min(pairs, 3), 3 * size)
+        found[mebibytes] = in_pairs(contenders, source, work, 1 if quick else min(pairs, 3), size)
     rows = []
     for mebibytes, runs in found.items():
         for each in (runs[0], *runs[2:]):
