@@ -166,18 +166,29 @@ class CatalogDatabase:
     def writing(self) -> Iterator[None]:
         """One transaction: all of it is durable on leaving, or none of it on an error. Not to be nested."""
         with self._line, self._translated():
-            self._database.begin()
             try:
+                self._database.begin()
                 yield
                 reached("catalog.committing")
                 self._database.commit()
             except BaseException:
-                connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
-                if connection.in_transaction:  # a full disk has rolled back by itself
-                    self._database.rollback()
+                self._roll_back()
                 raise
             reached("catalog.committed")
             self.spare.renew()
+
+    def _roll_back(self) -> None:
+        """End this thread's transaction, if it has one: a full disk has rolled it back already.
+
+        Left open it would keep all others out; so where even that fails, for lack of memory, its connection ends.
+        """
+        connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
+        try:
+            if connection.in_transaction:
+                self._database.rollback()
+        finally:
+            if connection.in_transaction:
+                self._database.close()
 
     def forgetting(self, work: Callable[[], None]) -> None:
         """Do a transaction that makes room; where the disk is full, in the room that is set aside for this."""

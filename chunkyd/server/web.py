@@ -228,14 +228,15 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _look_for_head(self, seen: int) -> None:
         """Begin the answer once a head is there. `seen`: of the bytes held, those that were looked at before."""
-        stop = bytes(self._head[: self._held]).find(_END_OF_HEAD, max(0, seen - len(_END_OF_HEAD) + 1))
-        if stop < 0:
+        begin = max(0, seen - len(_END_OF_HEAD) + 1)
+        found = bytes(self._head[begin : self._held]).find(_END_OF_HEAD)
+        if found < 0:
             if self._held == len(self._head):
                 self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         self._set_timer(None)
         self._transport.pause_reading()
-        stop += len(_END_OF_HEAD)
+        stop = begin + found + len(_END_OF_HEAD)
         try:
             scope = self._parsed(bytes(self._head[:stop]))
         except (HttpParserError, ValueError):
@@ -284,6 +285,7 @@ class _Connection(asyncio.BufferedProtocol):
             ],
         }
         self._transport.write(self._answer_head(self._begun) + body)
+        self.left = _ENDLESS
         self._go_on(self._part())
 
     # Bodies

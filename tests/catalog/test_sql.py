@@ -41,6 +41,31 @@ def opening(path: Path) -> list[str]:
     return [sys.executable, "-c", f"{code} arm(os.environ); print(SqlCatalog(sys.argv[1]).users())", str(path)]
 
 
+@pytest.mark.parametrize("step", ["begin", "rollback"])
+def test_a_lack_of_memory_leaves_no_transaction_open(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Where one cannot be rolled back, or has begun though its caller never heard of it: nobody is locked out."""
+    with contextlib.closing(SqlCatalog(str(path))) as catalog:
+        database = CatalogDatabase(str(path))
+        done = getattr(database._database, step)
+
+        def lacking() -> None:
+            if step == "begin":
+                done()
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(database._database, step, lacking)
+            with pytest.raises(MemoryError), database.writing():
+                raise ValueError("the transaction fails")
+        with contextlib.closing(sqlite3.connect(path, timeout=0.1)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+        with database.writing():
+            assert database.rows("SELECT name FROM user") == []
+        database.close()
+        catalog.add_user("ann", 1.0)
+
+
 def use_everything(catalog: Catalog) -> None:
     """Call every method of the contract once at least."""
     catalog.add_user("ann", 1.0)

@@ -82,19 +82,19 @@ def test_heads_that_never_end_hold_up_nobody(tmp_path: Path, many_files: None) -
         assert server.memory() < 250 * MIB
 
 
-def test_no_memory_left(tmp_path: Path) -> None:
-    """With next to no memory requests are refused or served; nothing is lost, and with memory again all go on.
-
-    Where the web server's own allocation fails it aborts, as a kill would end it: then the next start goes on.
-    """
+@pytest.mark.parametrize("left", [1, 8, 24])
+def test_no_memory_left(tmp_path: Path, left: int) -> None:
+    """With next to no memory requests are refused or served; nothing is lost, and with memory again all go on."""
     data = os.urandom(MIB)
     with serving(tmp_path, limits={"reserve": "0B", "chunk": "1MiB"}) as server:
         assert server.process is not None
         server.client().upload(data, b"before")
         used = _virtual_bytes(server)
-        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + 24 * MIB, resource.RLIM_INFINITY))
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + left * MIB, resource.RLIM_INFINITY))
         statuses = _many_at_once(server, 24)
         assert set(statuses) <= {200, 201, 500, 503, 507}
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert _many_at_once(server, 24) == [200] * 24
         server.kill()
         server.start()
         assert _many_at_once(server, 24) == [200] * 24
