@@ -16,9 +16,10 @@ import uvloop
 from starlette.types import Message, Scope, Send
 
 from chunkyd.protocol.messages import MAX_HEAD_BYTES
-from chunkyd.server import web
+from chunkyd.server import connection, web
+from chunkyd.server.connection import Application
 from chunkyd.server.receive import Body
-from chunkyd.server.web import Application, Web
+from chunkyd.server.web import Web
 from tests.server.bench import until
 from tests.server.process import Client, ServerProcess, Session, wait_until
 from tests.server.test_wire import statuses
@@ -197,7 +198,7 @@ def test_beyond_so_many_connections_none_is_accepted() -> None:
 
 def test_who_takes_no_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large answer that is not read does not keep its connection for ever."""
-    monkeypatch.setattr(web, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.2)
     ended = asyncio.Event()
 
     async def app(scope: Scope, body: Body, send: Send) -> None:
@@ -268,7 +269,7 @@ def test_a_body_goes_where_it_is_wanted() -> None:
 
 def test_a_slow_client_of_an_unread_body_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as some of it comes; the next request is answered."""
-    monkeypatch.setattr(web, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.2)
 
     async def app(scope: Scope, body: Body, send: Send) -> None:
         await answer(send)
