@@ -72,6 +72,10 @@ class Arriving:
         self.received = 0
         self.files: list[BatchFile] = []
 
+    def wants(self) -> bool:
+        """See `Sink`."""
+        return True
+
     def write(self, piece: memoryview) -> None:
         """See `Sink`. Raises malformed-request where the body is no batch."""
         self.received += len(piece)

@@ -5,7 +5,8 @@
   asks for it nothing is read: what was sent stays with the kernel, and in the end with the client.
 - A connection serves one request after the other. What an answer has left of a body is read and thrown away, as long as
   it keeps coming: closed with bytes unread a connection is reset, and a client that is still sending would never see
-  the answer. One that was told `Connection: close` is told so by the connection as well, which ends on our side first.
+  the answer. Half a kilobyte a second is enough for that. One that was told `Connection: close` is told so by the
+  connection as well, which ends on our side first.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from starlette.types import Message, Scope, Send
 from chunkyd.protocol.messages import MAX_HEAD_BYTES, STALL_SECONDS
 from chunkyd.protocol.problems import CONTENT_TYPE, blank_document
 from chunkyd.server.parsing import ENDLESS, RequestHead
-from chunkyd.server.receive import Body, fill_in_time
+from chunkyd.server.receive import Body
 
 HEAD_SECONDS = 30.0  # for a head, and so for a connection that has nothing to say
 LINGER_SECONDS = 5.0  # for a client to end its side
-RUBBISH_BYTES = 16 << 10
+RUBBISH_BYTES = 16 << 10  # that have to come within STALL_SECONDS, of what is thrown away
 _END_OF_HEAD = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -137,6 +138,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _look_for_head(self, seen: int) -> None:
         """Begin the answer once a head is there. `seen`: of the bytes held, those that were looked at before."""
+        while self._held >= 2 and bytes(self._head[:2]) == b"\r\n":  # what some clients say between two requests
+            self._drop(2)
+            seen = 0
         begin = max(0, seen - len(_END_OF_HEAD) + 1)
         found = bytes(self._head[begin : self._held]).find(_END_OF_HEAD)
         if found < 0:
@@ -192,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
             ],
         }
         self._transport.write(self._answer_head(self._begun) + body)
-        self.left = ENDLESS
+        self.left = 0
         self._go_on(self._part())
 
     # Bodies
@@ -252,8 +256,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._keeps:
             await self._part()
             return
-        await self._throw_away(STALL_SECONDS)
-        if self.left or self._ended:
+        await self._throw_away()
+        if self.left or self._ended or not self._keeps:
             self.close()
         elif not self._closing:
             self._answering = None
@@ -261,12 +265,13 @@ class Connection(asyncio.BufferedProtocol):
             if self._held:
                 self._look_for_head(0)
 
-    async def _throw_away(self, seconds: float) -> None:
-        """Read what is left of the body, as long as some comes within `seconds`, and it is not too much."""
+    async def _throw_away(self) -> None:
+        """Read what is left of the body, as long as it keeps coming, and is not too much."""
         rubbish, enough = memoryview(bytearray(RUBBISH_BYTES)), self.taken + self._place.unread
         with contextlib.suppress(TimeoutError):
             while self.left and self.taken < enough and not self._ended and not self._closing:
-                await fill_in_time(self, rubbish, seconds)
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self.fill(rubbish)
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -311,17 +316,28 @@ class Connection(asyncio.BufferedProtocol):
         """End the connection. What is written still goes out, for a while."""
         if not self._closed:
             self._closing = True
+            unsent = self._transport.get_write_buffer_size()
             self._transport.close()
-            self._set_timer(STALL_SECONDS, self._transport.abort)
+            self._set_timer(STALL_SECONDS if unsent else LINGER_SECONDS, self._transport.abort)
+
+    def stop(self) -> None:
+        """End it: once its answer is out and what it has sent is read, if it is at one."""
+        self._keeps = False
+        if self._answering is None:
+            self.close()
 
     async def _part(self) -> None:
         """End it from our side, then take what still comes: the client has its answer, and is to see it in peace."""
-        can_end = self._transport.can_write_eof()  # not under TLS
-        if (can_end or self.left) and not self._closing:
-            if can_end:
-                self._transport.write_eof()
-            self.left, self._expects = ENDLESS, False  # nothing that still comes is a request
-            await self._throw_away(LINGER_SECONDS)
+        self._expects = False
+        can_end = self._transport.can_write_eof() and not self._closing  # not under TLS
+        if can_end:
+            self._transport.write_eof()
+        await self._throw_away()
+        if can_end and not self.left:
+            self.left = ENDLESS  # of what is no request
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await self._throw_away()
         self.close()
 
     def _set_timer(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:

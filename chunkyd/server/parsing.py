@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 ENDLESS = 1 << 63  # bytes of a body of no declared length: every request refuses it
@@ -67,6 +69,6 @@ class RequestHead:
         except HttpParserError as error:
             raise ValueError(str(error)) from error
         if url.host is not None:  # then this is the host, whatever the header says (RFC 9112, 3.2.2)
-            host = self._target.split(b"/", 3)[2].rpartition(b"@")[2]
+            host = re.split(rb"[/?#]", self._target.partition(b"://")[2], maxsplit=1)[0].rpartition(b"@")[2]
             self.headers = [each for each in self.headers if each[0] != b"host"] + [(b"host", host)]
         return url.path or b"/", url.query or b""

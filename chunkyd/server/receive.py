@@ -69,9 +69,9 @@ class Bodies:
             patience.lose()
 
     @contextlib.asynccontextmanager
-    async def entered(self, body: Body) -> AsyncIterator[_Patience]:
+    async def entered(self, body: Body, sink: Sink) -> AsyncIterator[_Patience]:
         """Count a body as open; TimeoutError where its patience came to an end."""
-        patience = _Patience(self._stall_seconds, body)
+        patience = _Patience(self._stall_seconds, body, sink)
         if self._stopping:
             patience.lose()
         self._open.add(patience)
@@ -97,8 +97,9 @@ class Bodies:
 class _Patience:
     """How long a body may wait for its next piece. Its timer looks when the wait began, and is not set anew by each."""
 
-    def __init__(self, seconds: float, body: Body) -> None:
+    def __init__(self, seconds: float, body: Body, sink: Sink) -> None:
         self._body = body
+        self._sink = sink
         self.timeout = asyncio.timeout(None)
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
@@ -134,7 +135,7 @@ class _Patience:
         if self._since is None:
             return  # the next wait sets it
         left = max(self._since, self._body.moved) + self._seconds - self._loop.time()
-        if left > 0:
+        if left > 0 and self._sink.wants():
             self._timer = self._loop.call_later(left, self._look)
         else:
             self.lose()
@@ -172,9 +173,14 @@ async def fill_in_time(body: Body, buffer: memoryview, seconds: float) -> int:
 class Sink(Protocol):
     """Where a body goes."""
 
+    def wants(self) -> bool:
+        """Whether there is any use in more of it."""
+        ...
+
     def write(self, piece: memoryview) -> None:
-        """Do something with the next bytes, which are not there afterwards; blocks, in a thread. BodyCut where nobody
-        wants them.
+        """Do something with the next bytes, which are not there afterwards; blocks, in a thread.
+
+        Raises BodyCut where nobody wants them.
         """
         ...
 
@@ -200,7 +206,7 @@ class Receiver:
 
     async def pour(self, body: Body, sink: Sink) -> None:
         """A whole body into `sink`. Raises a Problem where it stalls, BodyCut where it ends too early."""
-        async with self._bodies.entered(body) as patience:
+        async with self._bodies.entered(body, sink) as patience:
             with self._bodies.buffers(body.left) as halves:
                 half, other = halves
                 under_way: Work[None] | None = None
@@ -214,6 +220,7 @@ class Receiver:
                         if under_way is not None:
                             await under_way.ended()
                         under_way = self._threads.begin_write(sink.write, half[:count])
+                        under_way.when_failed(patience.lose)  # and so does the wait for the other half
                         half, other = other, half
                 finally:
                     if under_way is not None:
@@ -229,6 +236,10 @@ class _Writing:
         self._claim = claim
         self._checker = checker
         self.position = claim.chunk[0]
+
+    def wants(self) -> bool:
+        """See `Sink`."""
+        return not self._session.gone
 
     def write(self, piece: memoryview) -> None:
         """Check every byte, write those that are the chunk's own, and let the disk begin with them."""

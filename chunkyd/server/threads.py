@@ -8,7 +8,7 @@ all the same, when its range may be another's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
@@ -65,14 +65,28 @@ class Work(Generic[T]):
     def __init__(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
+        self._failed: Callable[[], None] | None = None
         self._future = pool.submit(work, *args, **kwargs)
         self._future.add_done_callback(self._tell)
 
+    def when_failed(self, then: Callable[[], None]) -> None:
+        """Have this called as soon as the work has failed; said before the loop turns again."""
+        self._failed = then
+
     def _tell(self, future: Future[T]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended before: nobody waits
-            self._loop.call_soon_threadsafe(self._settle)
+        while True:
+            try:
+                self._loop.call_soon_threadsafe(self._settle)
+            except MemoryError:  # whoever waits would wait for ever
+                time.sleep(0.01)
+            except RuntimeError:  # the loop has ended before: nobody waits
+                return
+            else:
+                return
 
     def _settle(self) -> None:
+        if self._failed is not None and not self._future.cancelled() and self._future.exception() is not None:
+            self._failed()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -83,11 +97,13 @@ class Work(Generic[T]):
         """
         cancelled = None
         while not self._future.done():
-            self._waiting = self._loop.create_future()
             try:
+                self._waiting = self._loop.create_future()
                 await self._waiting
             except asyncio.CancelledError as error:
                 cancelled = error
+            except MemoryError:  # the thread works on all the same
+                continue
         if cancelled is not None:
             raise cancelled
         if self._future.cancelled():  # its pool was closed before its turn came

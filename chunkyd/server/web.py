@@ -51,7 +51,7 @@ class Web:
             self._accepting = True
 
     async def stop(self, seconds: float) -> None:
-        """Take no more, and close those there are; so long, at most, for what is written to go out."""
+        """Take no more, and end those there are; within so many seconds those, too, that are at an answer."""
         self._stopped = True
         self._pause()
         if self._again is not None:
@@ -59,10 +59,12 @@ class Web:
         for task in self._beginning:
             task.cancel()
         for connection in list(self._open):
-            connection.close()
+            connection.stop()
         deadline = self._loop.time() + seconds
         while self._open and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
+        for connection in list(self._open):
+            connection.close()
 
     def _is_full(self) -> bool:
         return len(self._open) + len(self._beginning) >= self._most

@@ -92,6 +92,9 @@ class _Disk:
         self.began = 0
         self.written = bytearray()
 
+    def wants(self) -> bool:
+        return True
+
     def write(self, piece: memoryview) -> None:
         self.began += 1
         assert self._goes_on.wait(30)
@@ -161,6 +164,9 @@ def test_a_write_that_fails_ends_its_body() -> None:
     """What the disk said is raised, though more of the body has come meanwhile."""
 
     class Broken:
+        def wants(self) -> bool:
+            return True
+
         def write(self, piece: memoryview) -> None:
             raise OSError("broken")
 
@@ -169,8 +175,52 @@ def test_a_write_that_fails_ends_its_body() -> None:
             with pytest.raises(OSError, match="broken"):
                 await receiver.pour(Came(bytes(length)), Broken())
             assert bodies.held == 0
+        slow = Slow(2 * MOST_BYTES)
+        slow.give(bytes(MOST_BYTES + 1))
+        with pytest.raises(OSError, match="broken"):  # though nothing more comes
+            await receiver.pour(slow, Broken())
 
     scene(scenario)
+
+
+def test_a_slow_body_is_dropped_once_it_stands_still_or_nobody_wants_it() -> None:
+    """Not while bytes come, however long a half takes to fill."""
+
+    class Unwanted:
+        wanted = True
+
+        def wants(self) -> bool:
+            return self.wanted
+
+        def write(self, piece: memoryview) -> None:
+            pass
+
+    async def dripping(body: Slow, task: asyncio.Task[None], drops: int) -> None:
+        for _ in range(drops):
+            await asyncio.sleep(0.05)
+            body.give(b"x")
+        assert not task.done()
+
+    async def scenario() -> None:
+        threads, bodies = Threads(), Bodies(stall_seconds=0.3)
+        receiver = Receiver(bodies, threads)
+        try:
+            async with asyncio.timeout(20):
+                for stands_still in (True, False):
+                    sink, body = Unwanted(), Slow(1000)
+                    task = asyncio.create_task(receiver.pour(body, sink))
+                    await dripping(body, task, 15)
+                    if not stands_still:
+                        sink.wanted = False
+                        while not task.done():
+                            body.give(b"x")
+                            await asyncio.sleep(0.05)
+                    (dropped,) = await asyncio.gather(task, return_exceptions=True)
+                    assert getattr(dropped, "name", dropped) == "chunk-length-mismatch"
+        finally:
+            threads.close()
+
+    asyncio.run(scenario())
 
 
 def test_many_bodies_share_what_memory_there_is() -> None:

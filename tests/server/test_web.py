@@ -63,14 +63,18 @@ def test_what_is_said_after_the_last_request_is_still_answered(client: Client, s
 
 def test_an_old_client_is_answered_and_left(client: Client) -> None:
     """HTTP/1.0: one answer, and the connection ends, whatever else was said."""
-    received = client.raw(HEALTH.replace(b"1.1", b"1.0") + HEALTH)
-    assert statuses(received) == [200] and b"connection: close" in received.lower()
+    old = HEALTH.replace(b"1.1", b"1.0")
+    for request in (old, old.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")):
+        received = client.raw(request + HEALTH)
+        assert statuses(received) == [200] and b"connection: close" in received.lower()
 
 
 def test_where_a_request_goes(client: Client) -> None:
     """With the host before the path, as proxies are asked, it is the same; without a path it is nothing."""
     assert statuses(client.raw(LAST.replace(b"/healthz", b"http://localhost/healthz?x=1"))) == [200]
     assert statuses(client.raw(LAST.replace(b"/healthz", b"http://localhost"))) == [404]
+    assert statuses(client.raw(LAST.replace(b"/healthz", b"http://localhost?x=/1"))) == [404]
+    assert statuses(client.raw(b"\r\n\r\n" + LAST)) == [200]
     assert statuses(client.raw(LAST.replace(b"GET /healthz", b"CONNECT localhost:1"))) == [400]
 
 
@@ -236,6 +240,56 @@ def test_who_sends_for_ever_after_a_refusal_is_cut() -> None:
     run(scenario)
 
 
+def test_who_says_nothing_more_is_waited_for_as_long_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer that ends its connection, and after one to what is no request: single bytes do not keep it."""
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.3)
+
+    async def app(scope: Scope, body: Body, send: Send) -> None:
+        await answer(send)
+
+    async def scenario() -> None:
+        async with open_web(app) as (served, port):
+            for request in (LAST, b"nonsense\r\n\r\n"):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                await until(lambda: len(served._open) == 1)
+                for _ in range(50):
+                    if not served._open:
+                        break
+                    writer.write(b"x")
+                    await asyncio.sleep(0.05)
+                assert not served._open
+                writer.close()
+
+    run(scenario)
+
+
+def test_a_stop_lets_an_answer_go_out() -> None:
+    """Who is still sending is read, and sees its answer; who is idle is closed at once."""
+    answered = asyncio.Event()
+
+    async def app(scope: Scope, body: Body, send: Send) -> None:
+        await answer(send)
+        answered.set()
+
+    async def scenario() -> None:
+        async with open_web(app) as (served, port):
+            idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+            await answered.wait()
+            stopping = asyncio.create_task(served.stop(5))
+            assert await idle.read() == b""
+            assert not stopping.done()
+            writer.write(b"defghij")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+            await stopping
+            for each in (idle_writer, writer):
+                each.close()
+
+    run(scenario)
+
+
 def test_a_body_goes_where_it_is_wanted() -> None:
     """Whatever the buffers' sizes and the pieces' it comes in: every byte in its place, and no more than the body's."""
     data = os.urandom(300_000)
@@ -270,6 +324,7 @@ def test_a_body_goes_where_it_is_wanted() -> None:
 def test_a_slow_client_of_an_unread_body_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as some of it comes; the next request is answered."""
     monkeypatch.setattr(connection, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "RUBBISH_BYTES", 1)
 
     async def app(scope: Scope, body: Body, send: Send) -> None:
         await answer(send)
