@@ -126,7 +126,8 @@ class _Patience:
             self.timeout.reschedule(self._loop.time())
 
     def close(self) -> None:
-        """Forget the timer."""
+        """Forget the timer; a word that comes late finds nobody waiting."""
+        self._since = None
         if self._timer is not None:
             self._timer.cancel()
 
